@@ -1,0 +1,247 @@
+"""The declarative description of a REST API: what a preset holds, and what `systems.<name>.rest` may say itself.
+
+Expressions are JMESPath over the decoded JSON of an answer. Paths may hold `{key}` and `{id}`: the record's
+business key and idempotency key, percent-encoded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import jmespath
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from tideover.config.units import Duration, Size
+
+
+class Strict(BaseModel):
+    """The base of everything in `hub.yaml`: unknown keys are refused, values never change, numbers stay numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+def _check_expression(value: str) -> str:
+    try:
+        jmespath.compile(value)
+    except jmespath.exceptions.JMESPathError as error:
+        raise ValueError(f"is no JMESPath expression: {str(error).splitlines()[0]}") from None
+    return value
+
+
+def _check_path(value: str) -> str:
+    if not value.startswith("/") or value.startswith("//") or "\\" in value:
+        raise ValueError("is no path: begin it with one slash, as in /v3/orders; the host belongs in the system's block")
+    return value
+
+
+Expression = Annotated[str, AfterValidator(_check_expression), Field(min_length=1)]
+UrlPath = Annotated[str, AfterValidator(_check_path), Field(min_length=1)]
+StatusCode = Annotated[int, Field(ge=100, le=599)]
+Method = Literal["POST", "PUT", "PATCH"]
+
+
+class NoPagination(Strict):
+    type: Literal["none"] = "none"
+    """One page holds everything."""
+
+
+class CursorPagination(Strict):
+    type: Literal["cursor"]
+    """The answer names the token of the next page."""
+    next: Expression
+    """Where the token stands in the answer; null or an empty string: this was the last page."""
+    param: str = "cursor"
+    """The query parameter that carries the token."""
+
+
+class PagePagination(Strict):
+    type: Literal["page"]
+    """Pages are numbered; a page shorter than `size` is the last."""
+    param: str = "page"
+    size_param: str = "per_page"
+    size: int = Field(default=100, ge=1)
+    first: int = 1
+
+
+class OffsetPagination(Strict):
+    type: Literal["offset"]
+    """Pages begin at an offset; a page shorter than `limit` is the last."""
+    param: str = "offset"
+    limit_param: str = "limit"
+    limit: int = Field(default=100, ge=1)
+
+
+class LinkPagination(Strict):
+    type: Literal["link"]
+    """The `Link` header (RFC 8288) with `rel="next"` names the next page; only on the same origin."""
+
+
+Pagination = Annotated[
+    NoPagination | CursorPagination | PagePagination | OffsetPagination | LinkPagination, Field(discriminator="type")
+]
+
+
+class Incremental(Strict):
+    """Read only what changed since the last complete listing."""
+
+    param: str
+    """The query parameter that takes the instant, such as `updated_after`."""
+    field: Expression
+    """Where a record says when it was modified. The largest value seen becomes the next cursor."""
+    format: Literal["iso", "epoch_s", "epoch_ms"] = "iso"
+    """How the system writes instants, in records and in the parameter."""
+    overlap: Duration = 120.0
+    """How far each listing reaches back before the cursor, for records that were committed late. What has not
+    changed since is dropped by the hub's dedupe."""
+
+
+class Stream(Strict):
+    """Something a system can list."""
+
+    path: UrlPath
+    params: dict[str, str] = Field(default_factory=dict)
+    """Query parameters of every page."""
+    records: Expression = "@"
+    """Where the list of records stands in the answer."""
+    pagination: Pagination = NoPagination()
+    incremental: Incremental | None = None
+    """Without it, every run lists everything; the hub's dedupe drops what has not changed."""
+
+
+class Bulk(Strict):
+    """One call that carries many records."""
+
+    path: UrlPath
+    method: Method = "POST"
+    size: int = Field(ge=2, le=10_000)
+    """How many records one call may carry."""
+    wrap: str | None = None
+    """The key under which the body holds the list; without it, the body is the list."""
+    results: Expression = "@"
+    """Where the answer lists what became of each record."""
+    match: Literal["index", "key"] = "index"
+    """How a result belongs to a record: by its place in the list, or by `result_key`."""
+    result_key: Expression | None = None
+    """With `match: key`: where a result names the record's business key."""
+    ok: Expression = "!(errors || error)"
+    """True of a result that means accepted."""
+    reference: Expression | None = None
+    """Where a result names the provider's own id of the record."""
+    code: Expression = "errors[0].code || error.code || error || `rejected`"
+    """Where a failed result names the reason, as a short code."""
+    detail: Expression = "errors[0].message || error.message || message"
+    """Where a failed result explains itself to people."""
+    retry_codes: list[str] = Field(default_factory=list)
+    """Codes of failed results that are the system's fault and not the record's: that record is sent again."""
+
+    @model_validator(mode="after")
+    def _key_has_its_place(self) -> Bulk:
+        if self.match == "key" and self.result_key is None:
+            raise ValueError("`match: key` needs `result_key`, the place of the business key in a result")
+        return self
+
+
+class LookUpCall(Strict):
+    """How to ask whether the system has a record."""
+
+    path: UrlPath
+    params: dict[str, str] = Field(default_factory=dict)
+    """Query parameters; values may hold `{key}` and `{id}`."""
+    found: Expression = "@"
+    """True, or something that is not empty, where the system has it. A 404 means that it does not."""
+    reference: Expression | None = None
+    """Where the answer names the provider's own id."""
+
+
+class Operation(Strict):
+    """Something a system can be asked to do with one record."""
+
+    path: UrlPath
+    method: Method = "POST"
+    idempotency_header: str | None = None
+    """The header that carries the idempotency key, such as `Idempotency-Key`."""
+    idempotency_field: str | None = None
+    """The field of the body that carries it, where the system wants it there."""
+    ok: Expression | None = None
+    """True of a 2xx answer that really means accepted, where the status alone can't be trusted. A 2xx that is
+    not JSON, or is cut short, is an unknown outcome either way."""
+    reference: Expression | None = None
+    """Where the answer names the provider's own id of the record."""
+    code: Expression = "errors[0].code || error.code || code || error"
+    """Where an error's answer names its reason, as a short code."""
+    detail: Expression = "errors[0].message || error.message || message"
+    """Where an error's answer explains itself to people."""
+    bulk: Bulk | None = None
+    lookup: LookUpCall | None = None
+
+
+class ErrorRule(Strict):
+    """What one kind of answer means here, where it differs from the usual meaning of its status.
+
+    The first rule that fits decides. Usual: 2xx accepted; 401 and 403 unsent (credentials); 429 throttled; 408,
+    425 and 5xx unknown; other 4xx rejected; 3xx unsent, as a redirect is never followed.
+    """
+
+    status: StatusCode | None = None
+    """The status that the rule is about; without it, any."""
+    contains: str | None = None
+    """A piece of the body that must be there, such as `REQUEST_LIMIT_EXCEEDED`."""
+    header: str | None = None
+    """A header that must be there."""
+    json_body: bool | None = None
+    """`false`: only a body that is not JSON; `true`: only one that is."""
+    outcome: Literal["accepted", "rejected", "throttled", "unsent", "unknown", "credentials"]
+    code: str | None = None
+    """The reason that is recorded, where the answer holds none."""
+    delay: Duration = 30.0
+    """With `throttled`: how long to pause where the answer does not say."""
+
+
+class Probe(Strict):
+    path: UrlPath = "/health"
+    method: Literal["GET", "HEAD"] = "GET"
+
+
+class Rest(Strict):
+    """A REST API as data."""
+
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of every call. Secrets belong in the system's block."""
+    streams: dict[str, Stream] = Field(default_factory=dict)
+    operations: dict[str, Operation] = Field(default_factory=dict)
+    probe: Probe | None = None
+    """A cheap call that tells whether the system is well; without it, one real record is the probe."""
+    errors: list[ErrorRule] = Field(default_factory=list)
+    reset_headers: list[str] = Field(default_factory=list)
+    """Vendor headers that say, on a throttled answer, in how many seconds (or at which Unix second) quota is
+    back. `Retry-After` (RFC 9110 10.2.3) and the IETF `RateLimit` header are always understood; `Retry-After`
+    wins."""
+
+
+class Timeouts(Strict):
+    """How long one call may take, in parts and as a whole."""
+
+    connect: Duration = 5.0
+    read: Duration = 30.0
+    """Between two pieces of the answer."""
+    total: Duration = 60.0
+    """The whole call. A provider that drips its answer never breaks `read`; this is what ends it."""
+
+    @model_validator(mode="after")
+    def _total_covers_its_parts(self) -> Timeouts:
+        if self.total < max(self.connect, self.read):
+            raise ValueError("`total` must be at least as long as `connect` and `read`")
+        return self
+
+
+class Limits(Strict):
+    """What one worker may ask of a system at a time."""
+
+    concurrency: int = Field(default=16, ge=1, le=1000)
+    """Calls in flight at once, from one worker."""
+    response: Size = 10_000_000
+    """The largest answer that is read, raw or decompressed. A longer one is cut off: unknown for a delivery, an
+    error for a source."""
+    record: Size = 1_000_000
+    """The largest record that is staged for this system; a larger one is parked at intake."""
+

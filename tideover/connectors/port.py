@@ -1,0 +1,54 @@
+"""What the hub asks of a connector. One instance speaks to one system; it shares nothing with another's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from tideover.model import LookUp, Outcome, Outgoing, Page
+
+
+class Connector(Protocol):
+    """A system, as the hub sees it.
+
+    Delivery methods never raise for what the other side does: they answer with an outcome. Reading raises
+    `SourceError`. A connector reads no clock but the monotonic one, and keeps no state that matters after a crash.
+    """
+
+    def batch_size(self, operation: str) -> int:
+        """How many records one `send` of this operation may carry; 1 where the system takes one at a time."""
+        ...
+
+    async def send(self, operation: str, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+        """One call that carries the batch; one outcome per record, in the batch's order.
+
+        Ends within the system's total timeout, whatever the other side does. The record's id travels as its
+        idempotency key where the operation has a place for it. A batch of one uses the single call.
+        """
+        ...
+
+    async def look_up(self, operation: str, record: Outgoing) -> LookUp:
+        """Whether the system has this record, asked by our own reference or key."""
+        ...
+
+    async def probe(self) -> Outcome:
+        """Whether the system is well: `Accepted`, or what the delivery of a record would have met."""
+        ...
+
+    @property
+    def has_probe(self) -> bool:
+        """Whether the system's description has a probe; without one, only a real record can tell."""
+        ...
+
+    def pages(self, stream: str, cursor: str | None) -> AsyncIterator[Page]:
+        """The pages of a stream after `cursor` (`None`: from the beginning).
+
+        Raises `SourceError` when the system can't be read, `SourceLoop` when it repeats itself and
+        `SourceContract` when its answer has another shape. A record that is no JSON object is `broken`, and the
+        page goes on.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        ...
