@@ -8,6 +8,7 @@
     ├── SourceError            a source can't be read               -> retry; the cursor has not moved
     │   ├── SourceLoop         a source repeats its cursor or pages -> mend the source or its description
     │   └── SourceContract     a source's answer has another shape  -> mend the description
+    ├── CorruptPayload         a stored payload is not what it was  -> the record is parked, others flow
     ├── MappingError           a mapping can't turn a record        -> the record is parked at intake
     └── Refused                an operator's request makes no sense -> the text says why
 
@@ -101,6 +102,10 @@ class SourceContract(SourceError):
 
 class MappingError(TideoverError):
     """A mapping can't turn this source record into a target record; the record is parked at intake."""
+
+
+class CorruptPayload(TideoverError):
+    """A stored payload does not fit its record: it was altered or moved. The record is parked."""
 
 
 class Refused(TideoverError):

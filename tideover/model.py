@@ -169,7 +169,10 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class LeasedRecord:
-    """One record under a lease, in lane order. `in_doubt`: an earlier attempt's outcome is unknown."""
+    """One record under a lease, in lane order. `in_doubt`: an earlier attempt's outcome is unknown.
+
+    `fault` says why the stored payload can't be read; such a record is parked, never sent.
+    """
 
     id: str
     seq: int
@@ -177,6 +180,7 @@ class LeasedRecord:
     payload: bytes
     staged_us: int
     in_doubt: bool
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

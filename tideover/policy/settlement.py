@@ -1,0 +1,273 @@
+"""What the attempts of some lanes mean for lanes, breaker, ledger and parked records, decided in one place.
+
+A worker reports what happened (`LaneReport`); the store locks the rows, asks `plan`, and writes what it says in one
+transaction. A report whose token or lease is no longer valid changes nothing: whoever took the lane over decides.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tideover.model import (
+    SECOND_US,
+    Accepted,
+    LeasedRecord,
+    Missing,
+    Order,
+    Outcome,
+    Rejected,
+    Throttled,
+    Unknown,
+    Unsent,
+)
+from tideover.policy.breaker import Action, Breaker, BreakerRule, Reason, Result, State, step
+from tideover.policy.retry import RetryRule, reason_to_give_up, wait_s
+
+
+class LaneState(enum.IntEnum):
+    IDLE = 0  # nothing waits
+    WAITING = 1
+    HELD = 2  # its head is parked and the route's order is `block`
+
+
+class Kind(enum.StrEnum):
+    SEND = "send"
+    LOOK_UP = "look_up"
+    EXPIRED = "expired"  # not an attempt of ours: the trace of a lease that ran out
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call for one record. `ago_us`: how long before the report it began; `took_us`: how long it lasted."""
+
+    record: LeasedRecord
+    kind: Kind
+    outcome: Outcome | Missing
+    ago_us: int
+    took_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Ask again later: a look-up's miss that is too young to be believed."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The head can't go on by itself; a person has to decide."""
+
+    record: LeasedRecord
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """What a worker did with one lease.
+
+    `attempts` in order: all but the last sent record were accepted. `doubt`: how many records, from the first one not
+    accepted on, may have been processed by the provider; `doubted_us`: since when (database clock, 0 if none).
+    """
+
+    lane: int
+    token: int
+    attempts: Sequence[Attempt]
+    doubt: int = 0
+    doubted_us: int = 0
+    verdict: Defer | Park | None = None
+    is_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """A lane as the database has it, locked."""
+
+    id: int
+    route: str
+    token: int
+    lease_until_us: int
+    last_seq: int
+    done_seq: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    order: Order
+    retry: RetryRule
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlan:
+    """A lane's new values; the lease is given back with them."""
+
+    id: int
+    done_seq: int
+    state: LaneState
+    due_us: int
+    attempts: int
+    in_doubt: int
+    doubted_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkPlan:
+    record: LeasedRecord
+    lane: int
+    route: str
+    code: str
+    detail: str
+    in_doubt: bool
+    holds: bool
+
+
+@dataclass(slots=True)
+class Plan:
+    lanes: list[LanePlan] = field(default_factory=list)
+    attempts: list[tuple[LaneRow, Attempt]] = field(default_factory=list)
+    parked: list[ParkPlan] = field(default_factory=list)
+    delivered: dict[str, int] = field(default_factory=dict)
+    refused: list[int] = field(default_factory=list)
+    breaker: Breaker = field(default_factory=Breaker)
+    actions: list[Action] = field(default_factory=list)
+    pause_s: float = 0.0
+
+
+def plan(
+    reports: Iterable[LaneReport],
+    rows: Mapping[int, LaneRow],
+    breaker: Breaker,
+    *,
+    rules: Mapping[str, RouteRule],
+    breaker_rule: BreakerRule,
+    now_us: int,
+    spread: Callable[[], float],
+) -> Plan:
+    """Everything that follows from the reports. `spread` gives random numbers in [0, 1)."""
+    result = Plan(breaker=breaker)
+    valid: list[tuple[LaneRow, LaneReport]] = []
+    for report in reports:
+        row = rows.get(report.lane)
+        if row is None or row.token != report.token or row.lease_until_us <= now_us:
+            result.refused.append(report.lane)
+        else:
+            valid.append((row, report))
+    # The breaker first: whether a rejection is the record's fault shows only in what the others met.
+    for row, report in valid:
+        for attempt in report.attempts:
+            _tell_breaker(result, row, report, attempt, breaker_rule, now_us, spread)
+    for row, report in valid:
+        _settle_lane(result, row, report, rules[row.route], now_us, spread)
+    return result
+
+
+def _tell_breaker(
+    result: Plan,
+    row: LaneRow,
+    report: LaneReport,
+    attempt: Attempt,
+    rule: BreakerRule,
+    now_us: int,
+    spread: Callable[[], float],
+) -> None:
+    outcome = attempt.outcome
+    if isinstance(outcome, Missing):
+        outcome = Accepted()  # the system answered
+    if isinstance(outcome, Throttled):
+        result.pause_s = max(result.pause_s, outcome.delay_s)
+    event = Result(row.route, row.id, outcome, report.is_probe)
+    result.breaker, actions = step(result.breaker, event, now_us, rule, spread())
+    result.actions.extend(actions)
+
+
+def _settle_lane(
+    result: Plan, row: LaneRow, report: LaneReport, rule: RouteRule, now_us: int, spread: Callable[[], float]
+) -> None:
+    accepted = sum(isinstance(a.outcome, Accepted) for a in report.attempts)
+    done_seq = row.done_seq + accepted
+    result.attempts.extend((row, a) for a in report.attempts)
+    if accepted:
+        result.delivered[row.route] = result.delivered.get(row.route, 0) + accepted
+    released = LanePlan(
+        id=row.id,
+        done_seq=done_seq,
+        state=LaneState.WAITING if done_seq < row.last_seq else LaneState.IDLE,
+        due_us=now_us,
+        attempts=0 if accepted else row.attempts,
+        in_doubt=report.doubt,
+        doubted_us=report.doubted_us if report.doubt else 0,
+    )
+    last = report.attempts[-1] if report.attempts else None
+    match report.verdict:
+        case Defer(delay_s=delay_s):
+            result.lanes.append(replace(released, due_us=now_us + int(delay_s * SECOND_US)))
+        case Park(record=record, code=code, detail=detail):
+            _park(result, row, released, rule, record, code, detail, in_doubt=report.doubt > 0)
+        case None if last is None or isinstance(last.outcome, Accepted | Throttled | Missing):
+            result.lanes.append(released)
+        case None:
+            _settle_failure(result, row, released, rule, last, now_us, spread)
+
+
+def _settle_failure(
+    result: Plan,
+    row: LaneRow,
+    released: LanePlan,
+    rule: RouteRule,
+    last: Attempt,
+    now_us: int,
+    spread: Callable[[], float],
+) -> None:
+    record = last.record
+    in_doubt = released.in_doubt > 0
+    outcome = last.outcome
+    if isinstance(outcome, Rejected):
+        if is_contract_storm(result.breaker, row.route, outcome.code):
+            result.lanes.append(released)
+        else:
+            _park(result, row, released, rule, record, outcome.code, outcome.detail, in_doubt=in_doubt)
+        return
+    assert isinstance(outcome, Unsent | Unknown)
+    attempts = released.attempts + isinstance(outcome, Unknown)
+    age_s = (now_us - record.staged_us) / SECOND_US
+    is_system_down = result.breaker.state is not State.CLOSED
+    given_up = None if is_system_down else reason_to_give_up(rule.retry, attempts, age_s)
+    if given_up:
+        detail = f"last outcome: {outcome.code} {outcome.detail}".strip()
+        _park(result, row, released, rule, record, given_up, detail, in_doubt=in_doubt)
+        return
+    delay_us = int(wait_s(rule.retry, attempts, spread()) * SECOND_US)
+    result.lanes.append(replace(released, attempts=attempts, due_us=now_us + delay_us))
+
+
+def is_contract_storm(breaker: Breaker, route: str, code: str) -> bool:
+    """Whether a rejection belongs to a storm that opened the breaker, so that its record waits instead of parking."""
+    is_open = breaker.state is not State.CLOSED and breaker.reason == Reason.CONTRACT
+    return is_open and breaker.rejected_code == f"{route}|{code}"
+
+
+def _park(
+    result: Plan,
+    row: LaneRow,
+    released: LanePlan,
+    rule: RouteRule,
+    record: LeasedRecord,
+    code: str,
+    detail: str,
+    *,
+    in_doubt: bool,
+) -> None:
+    holds = rule.order is Order.BLOCK
+    result.parked.append(ParkPlan(record, row.id, row.route, code, detail, in_doubt, holds))
+    if holds:
+        settled = replace(released, state=LaneState.HELD, attempts=0)
+    else:
+        done_seq = released.done_seq + 1
+        state = LaneState.WAITING if done_seq < row.last_seq else LaneState.IDLE
+        rest = max(released.in_doubt - 1, 0)
+        settled = replace(released, done_seq=done_seq, state=state, attempts=0, in_doubt=rest)
+    result.lanes.append(settled)

@@ -1,0 +1,128 @@
+"""The few places where SQLite and PostgreSQL differ: the clock, row locks, and how many rows travel in one statement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.types import Boolean, LargeBinary, SmallInteger, Text
+
+Row = tuple[Any, ...]  # column values, in the order of the named columns
+
+
+class Dialect(Protocol):
+    name: str
+    skip_locked: str  # after a select that takes lanes nobody else holds
+    for_update: str  # after a select that waits for its rows
+
+    def now_us(self, conn: Connection) -> int:
+        """Microseconds since the epoch on the database's clock."""
+        ...
+
+    def in_list(self, name: str) -> str:
+        """SQL that is true of values in the array bound as `name`."""
+        ...
+
+    def array(self, values: Sequence[Any]) -> Any:
+        """The bound form of an array."""
+        ...
+
+    def columns(self, alias: str, **types: str) -> str:
+        """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""
+        ...
+
+    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+        """Insert many rows in one go. `tail` is an `on conflict` clause."""
+        ...
+
+    def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Update many rows in one go, each by its primary key, which is the first of `columns`."""
+        ...
+
+
+def _sql_type(table: Table, column: str) -> str:
+    kind = table.c[column].type
+    for base, name in ((Text, "text"), (LargeBinary, "bytea"), (Boolean, "boolean"), (SmallInteger, "smallint")):
+        if isinstance(kind, base):
+            return name
+    return "bigint"
+
+
+class PostgreSQL:
+    """Arrays by `unnest`, locks by row."""
+
+    name = "postgresql"
+    skip_locked = "for update skip locked"
+    for_update = "for update"
+
+    def now_us(self, conn: Connection) -> int:
+        return int(conn.execute(_PG_NOW).scalar_one())
+
+    def in_list(self, name: str) -> str:
+        return f"= any(cast(:{name} as bigint[]))"
+
+    def array(self, values: Sequence[Any]) -> Any:
+        return list(values)
+
+    def columns(self, alias: str, **types: str) -> str:
+        arrays = ", ".join(f"cast(:{name} as {kind}[])" for name, kind in types.items())
+        return f"unnest({arrays}) as {alias}({', '.join(types)})"
+
+    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+        if rows:
+            names = ", ".join(columns)
+            source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
+            statement = f"insert into {table.name} ({names}) select {names} from {source} {tail}"  # noqa: S608 - fixed schema
+            conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+
+    def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        if rows:
+            source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
+            key, *rest = columns
+            sets = ", ".join(f"{c} = v.{c}" for c in rest)
+            statement = f"update {table.name} set {sets} from {source} where {table.name}.{key} = v.{key}"  # noqa: S608
+            conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+class SQLite:
+    """Arrays as JSON or by many executions of one prepared statement; one writer, so no row locks."""
+
+    name = "sqlite"
+    skip_locked = ""
+    for_update = ""
+
+    def now_us(self, conn: Connection) -> int:
+        return time.time_ns() // 1000  # the file is on this host, so its clock is the database's
+
+    def in_list(self, name: str) -> str:
+        return f"in (select value from json_each(:{name}))"
+
+    def array(self, values: Sequence[Any]) -> Any:
+        return orjson.dumps(list(values)).decode()
+
+    def columns(self, alias: str, **types: str) -> str:
+        first, *others = types
+        joins = "".join(f" join json_each(:{name}) as j_{name} on j_{name}.key = j_{first}.key" for name in others)
+        values = ", ".join(f"j_{name}.value as {name}" for name in types)
+        return f"(select {values} from json_each(:{first}) as j_{first}{joins}) as {alias}"  # noqa: S608
+
+    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+        if rows:
+            marks = ", ".join("?" * len(columns))
+            statement = f"insert into {table.name} ({', '.join(columns)}) values ({marks}) {tail}"  # noqa: S608
+            conn.exec_driver_sql(statement, list(rows))
+
+    def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        if rows:
+            key, *rest = columns
+            sets = ", ".join(f"{c} = ?" for c in rest)
+            statement = f"update {table.name} set {sets} where {key} = ?"  # noqa: S608
+            conn.exec_driver_sql(statement, [(*row[1:], row[0]) for row in rows])
+
+
+_PG_NOW = text("select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)")
+POSTGRESQL: Dialect = PostgreSQL()
+SQLITE: Dialect = SQLite()

@@ -1,0 +1,215 @@
+"""Parked records: what needs a person. Never deleted while open; always replayable under the same idempotency key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, text
+
+from tideover.errors import Refused
+from tideover.model import HubEvent, NewRecord, content_hash
+from tideover.staging import schema, systems
+from tideover.staging.database import Transaction
+from tideover.staging.events import announce
+from tideover.staging.ledger import Entry, enter
+from tideover.staging.sealing import Sealer
+from tideover.staging.stage import Batch, stage
+
+_COLUMNS = (
+    "id, record, route, lane, seq, key, system, code, detail, payload, in_doubt, holds, at_intake, staged_us, parked_us"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A parked record, without its payload."""
+
+    id: int
+    record: str
+    route: str
+    lane: int
+    seq: int
+    key: str
+    system: str
+    code: str
+    detail: str
+    in_doubt: bool
+    holds: bool
+    at_intake: bool
+    staged_us: int
+    parked_us: int
+
+
+def _parked(row: Row[Any]) -> Parked:
+    return Parked(
+        row.id, row.record, row.route, row.lane, row.seq, row.key, row.system, row.code, row.detail,
+        bool(row.in_doubt), bool(row.holds), bool(row.at_intake), row.staged_us, row.parked_us,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which open parked records: all those that fit every field given. `after` pages through them by `id`."""
+
+    route: str | None = None
+    records: Sequence[str] = ()
+    code: str | None = None
+    key: str | None = None
+    after: int = 0
+    limit: int = 500
+
+
+def find(tx: Transaction, selection: Selection) -> list[Parked]:
+    """Open parked records, oldest first."""
+    return [_parked(row) for row in _select(tx, selection)]
+
+
+def _select(tx: Transaction, selection: Selection, lock: str = "") -> Sequence[Row[Any]]:
+    wanted = {"route": selection.route, "code": selection.code, "key": selection.key}
+    clauses = [f"{name} = :{name}" for name, value in wanted.items() if value is not None]
+    if selection.records:
+        clauses.append(f"record in ({', '.join(f':r{i}' for i in range(len(selection.records)))})")
+    where = " and ".join(["closed_us = 0", "id > :after", *clauses])
+    statement = f"select {_COLUMNS} from parked where {where} order by id limit :n {lock}"  # noqa: S608 - fixed names, bound values
+    bound = {name: value for name, value in wanted.items() if value is not None}
+    bound |= {f"r{i}": record for i, record in enumerate(selection.records)}
+    return tx.conn.execute(text(statement), {**bound, "after": selection.after, "n": selection.limit}).all()
+
+
+def replay(tx: Transaction, ids: Sequence[int], sealer: Sealer, closing: str = "replayed") -> int:
+    """Put parked records back to waiting, each under the id it always had. Those closed meanwhile are left alone.
+
+    A record that holds its lane goes on from the head; any other goes to the end of its lane. Records parked at intake
+    were never mapped and are left alone too: mapping is the hub's.
+    """
+    count = 0
+    for row in _lock(tx, ids):
+        if row.at_intake:
+            continue
+        if row.holds:
+            _unhold(tx, row, step_over=False)
+        else:
+            _append(tx, row, sealer)
+        _close(tx, row.id, closing)
+        enter(tx, row.route, Entry(parked=-1))
+        count += 1
+    return count
+
+
+def release(tx: Transaction, ids: Sequence[int]) -> int:
+    """Let lanes go on without their parked heads. The records stay parked for good: a person settled them elsewhere."""
+    count = 0
+    for row in _lock(tx, ids):
+        if row.holds:
+            _unhold(tx, row, step_over=True)
+        _close(tx, row.id, "released")
+        announce(tx, HubEvent("tideover.record.released", row.record, {"route": row.route}))
+        count += 1
+    return count
+
+
+def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer) -> bool:
+    """Stage what a person or a mended mapping made of a parked record, as a new record that names its parent.
+
+    `None` means that the mapping leaves it out now. False when it was closed meanwhile.
+    """
+    rows = _lock(tx, [row_id])
+    if not rows:
+        return False
+    row = rows[0]
+    if row.holds:
+        _unhold(tx, row, step_over=True)
+    _close(tx, row.id, "resent")
+    enter(tx, row.route, Entry(staged=-1, parked=-1))
+    if corrected is not None:
+        stage(tx, Batch(row.route, row.system, [corrected]), sealer)
+        tx.conn.execute(
+            text(
+                "update record set parent = :parent where lane = (select id from lane where route = :route and key = :key) "
+                "and seq = (select last_seq from lane where route = :route and key = :key)"
+            ),
+            {"parent": row.record, "route": row.route, "key": corrected.key},
+        )
+    return True
+
+
+def payload_of(tx: Transaction, row_id: int, sealer: Sealer) -> bytes:
+    """The payload of a parked record. Raises `Refused` when there is no such open record."""
+    row = tx.conn.execute(
+        text("select route, record, payload from parked where id = :id and closed_us = 0"), {"id": row_id}
+    ).one_or_none()
+    if row is None:
+        raise Refused(f"no open parked record has the number {row_id}")
+    return sealer.unseal(f"{row.route}|{row.record}", row.payload)
+
+
+def restore_storm(tx: Transaction, system: str, sealer: Sealer) -> int:
+    """Put back what a storm of identical rejections parked before it was seen to be one."""
+    breaker = systems.load(tx, system).breaker
+    route, _, code = breaker.rejected_code.partition("|")
+    rows = tx.conn.execute(
+        text(
+            "select id from parked where closed_us = 0 and route = :route and system = :system and code = :code "
+            "and parked_us >= :since"
+        ),
+        {"route": route, "system": system, "code": code, "since": breaker.streak_us},
+    ).all()
+    return replay(tx, [row.id for row in rows], sealer, closing="restored")
+
+
+def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
+    """The open ones among `ids`, in lane order, lanes locked first as everywhere."""
+    bound = {"ids": tx.dialect.array(sorted(ids))}
+    among = tx.dialect.in_list("ids")
+    lanes = f"select lane from parked where id {among}"  # noqa: S608
+    tx.conn.execute(text(f"select id from lane where id in ({lanes}) order by id {tx.dialect.for_update}"), bound)  # noqa: S608
+    statement = f"select {_COLUMNS} from parked where closed_us = 0 and id {among} order by lane, seq {tx.dialect.for_update}"  # noqa: S608
+    return tx.conn.execute(text(statement), bound).all()
+
+
+def _unhold(tx: Transaction, row: Row[Any], *, step_over: bool) -> None:
+    """A person's word ends the doubt: replaying says send it, releasing says it is settled."""
+    advance = 1 if step_over else 0
+    tx.conn.execute(
+        text(
+            "update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, in_doubt = 0, doubted_us = 0, "
+            "state = case when done_seq + :advance < last_seq then 1 else 0 end where id = :lane and state = 2"
+        ),
+        {"advance": advance, "now": tx.now_us, "lane": row.lane},
+    )
+
+
+def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> None:
+    """At the end of its lane; the lane's newest content is then this one, so that a newer source version counts as
+    a change."""
+    payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
+    tx.dialect.insert(
+        tx.conn,
+        schema.lane,
+        ("id", "route", "key", "born_us", "last_seq", "done_seq", "last_hash", "state"),
+        [(row.lane, row.route, row.key, tx.now_us, 0, 0, b"", 0)],
+        "on conflict (id) do nothing",
+    )
+    last_seq = tx.conn.execute(
+        text(
+            "update lane set last_seq = last_seq + 1, last_hash = :hash, "
+            "due_us = case when state = 0 then :now else due_us end, state = case when state = 0 then 1 else state end "
+            "where id = :lane returning last_seq"
+        ),
+        {"hash": content_hash(payload), "now": tx.now_us, "lane": row.lane},
+    ).scalar_one()
+    tx.dialect.insert(
+        tx.conn,
+        schema.record,
+        ("lane", "seq", "id", "key", "staged_us", "payload"),
+        [(row.lane, last_seq, row.record, row.key, row.staged_us, row.payload)],
+    )
+
+
+def _close(tx: Transaction, row_id: int, closing: str) -> None:
+    tx.conn.execute(
+        text("update parked set closed_us = :now, closing = :closing where id = :id"),
+        {"now": tx.now_us, "closing": closing, "id": row_id},
+    )

@@ -1,0 +1,71 @@
+"""Payloads at rest: AES-256-GCM under a named key, bound to the record they belong to.
+
+A sealed payload is `0x01 | key id length | key id | 12-byte nonce | ciphertext and tag`; the associated data is
+`route|record`, so a payload that was moved to another record is refused. Without keys, payloads are stored as they
+are; what was stored before keys were set stays readable. (NIST SP 800-38D; random nonces, so at most 2**32 payloads
+under one key: rotate.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tideover.errors import CorruptPayload, Refused
+
+_SEALED = 0x01  # JSON text never begins with this byte
+
+
+class Sealer(Protocol):
+    def seal(self, place: str, payload: bytes) -> bytes:
+        """What is stored for `payload`, bound to `place`."""
+        ...
+
+    def unseal(self, place: str, stored: bytes) -> bytes:
+        """The payload again. Raises `Refused` when its key is missing, `CorruptPayload` when it is not `place`'s."""
+        ...
+
+
+class Plain:
+    """No encryption of our own."""
+
+    def seal(self, place: str, payload: bytes) -> bytes:
+        return payload
+
+    def unseal(self, place: str, stored: bytes) -> bytes:
+        if stored[:1] == b"\x01":
+            raise Refused("this payload is encrypted: name the block with its key under `encryption` in the hub's file")
+        return stored
+
+
+class Sealed:
+    """Seals under the current key, unseals under any that is known."""
+
+    def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
+        if current not in keys:
+            raise Refused(f"the current encryption key {current!r} is not among the keys")
+        self._current = current
+        self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
+
+    def seal(self, place: str, payload: bytes) -> bytes:
+        name = self._current.encode()
+        nonce = os.urandom(12)
+        sealed = self._ciphers[self._current].encrypt(nonce, payload, place.encode())
+        return bytes((_SEALED, len(name))) + name + nonce + sealed
+
+    def unseal(self, place: str, stored: bytes) -> bytes:
+        if stored[:1] != b"\x01":
+            return stored
+        end = 2 + stored[1]
+        name = stored[2:end].decode()
+        cipher = self._ciphers.get(name)
+        if cipher is None:
+            raise Refused(f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read")
+        try:
+            return cipher.decrypt(stored[end : end + 12], stored[end + 12 :], place.encode())
+        except InvalidTag:
+            raise CorruptPayload(f"the payload of {place} does not fit its record: it was moved or altered") from None

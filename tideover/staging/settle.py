@@ -1,0 +1,142 @@
+"""Settling: what became of leased records, in bulk, each lane's new state and everything that follows in one
+transaction. A report under a token that is no longer valid changes nothing, so settling twice is settling once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from tideover.model import HubEvent, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
+from tideover.policy.breaker import BreakerRule
+from tideover.policy.settlement import LaneReport, LaneRow, ParkPlan, Plan, RouteRule, plan
+from tideover.staging import schema, systems
+from tideover.staging.database import Transaction
+from tideover.staging.events import announce
+from tideover.staging.ledger import Entry, enter
+from tideover.staging.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Reports of one system's leases, with the rules that decide on them."""
+
+    system: str
+    reports: Sequence[LaneReport]
+    rules: Mapping[str, RouteRule]
+    breaker_rule: BreakerRule
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settlement did. `refused`: lanes that somebody else has taken over meanwhile."""
+
+    delivered: int
+    parked: int
+    refused: Sequence[int]
+    gate: systems.Gate
+
+
+def settle(
+    tx: Transaction, settlement: Settlement, sealer: Sealer, spread: Callable[[], float] = random.random
+) -> Settled:
+    rows = _lock(tx, [report.lane for report in settlement.reports])
+    row = systems.load(tx, settlement.system)
+    if not (row.breaker.is_clean and all(_is_uneventful(r) for r in settlement.reports)):
+        row = systems.load(tx, settlement.system, for_update=True)
+    decided = plan(
+        settlement.reports,
+        rows,
+        row.breaker,
+        rules=settlement.rules,
+        breaker_rule=settlement.breaker_rule,
+        now_us=tx.now_us,
+        spread=spread,
+    )
+    _write_lanes(tx, decided)
+    _write_attempts(tx, settlement.system, decided)
+    _write_parked(tx, settlement.system, decided.parked, sealer)
+    for route in {*decided.delivered, *(p.route for p in decided.parked)}:
+        parked = sum(p.route == route for p in decided.parked)
+        enter(tx, route, Entry(delivered=decided.delivered.get(route, 0), parked=parked))
+    row = systems.apply(tx, row, decided.breaker, decided.actions, pause_s=decided.pause_s)
+    return Settled(sum(decided.delivered.values()), len(decided.parked), decided.refused, row.gate(tx.now_us))
+
+
+def _is_uneventful(report: LaneReport) -> bool:
+    return not report.is_probe and all(
+        not isinstance(a.outcome, Rejected | Throttled | Unsent | Unknown) for a in report.attempts
+    )
+
+
+def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
+    """In the order of their ids, as staging does: the same order, so no deadlock."""
+    found = tx.conn.execute(
+        text(
+            "select id, route, token, lease_until_us, last_seq, done_seq, attempts from lane "  # noqa: S608
+            f"where id {tx.dialect.in_list('ids')} order by id {tx.dialect.for_update}"
+        ),
+        {"ids": tx.dialect.array(sorted(set(lanes)))},
+    )
+    return {row[0]: LaneRow(*row) for row in found}
+
+
+def _write_lanes(tx: Transaction, decided: Plan) -> None:
+    columns = ("id", "done_seq", "state", "due_us", "attempts", "in_doubt", "doubted_us", "lease_until_us")
+    rows = [
+        (p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.in_doubt, p.doubted_us, 0) for p in decided.lanes
+    ]
+    tx.dialect.update(tx.conn, schema.lane, columns, rows)
+
+
+def _write_attempts(tx: Transaction, system: str, decided: Plan) -> None:
+    columns = (
+        "lane", "seq", "record", "route", "system", "token", "kind", "outcome", "code", "detail", "reference",
+        "began_us", "took_us",
+    )  # fmt: skip
+    rows = []
+    for lane, attempt in decided.attempts:
+        outcome, code, detail, reference = describe(attempt.outcome)
+        rows.append(
+            (
+                lane.id, attempt.record.seq, attempt.record.id, lane.route, system, lane.token, attempt.kind.value,
+                outcome, code, detail, reference, tx.now_us - attempt.ago_us, attempt.took_us,
+            )
+        )  # fmt: skip
+    tx.dialect.insert(tx.conn, schema.attempt, columns, rows)
+
+
+def describe(outcome: Outcome | Missing) -> tuple[str, str, str, str | None]:
+    """Outcome, code, detail and reference, as an attempt's row has them."""
+    match outcome:
+        case Rejected(code=code, detail=detail):
+            return "rejected", code, detail, None
+        case Throttled(delay_s=delay_s, detail=detail):
+            return "throttled", f"{delay_s:.0f}s", detail, None
+        case Unsent(code=code, detail=detail):
+            return "unsent", code, detail, None
+        case Unknown(code=code, detail=detail):
+            return "unknown", code, detail, None
+        case Missing():
+            return "missing", "", "", None
+    return "accepted", "", "", outcome.reference
+
+
+def _write_parked(tx: Transaction, system: str, parked: Sequence[ParkPlan], sealer: Sealer) -> None:
+    columns = (
+        "record", "route", "lane", "seq", "key", "system", "code", "detail", "payload", "in_doubt", "holds",
+        "at_intake", "staged_us", "parked_us",
+    )  # fmt: skip
+    rows = [
+        (
+            p.record.id, p.route, p.lane, p.record.seq, p.record.key, system, p.code, p.detail,
+            p.record.payload if p.record.fault else sealer.seal(f"{p.route}|{p.record.id}", p.record.payload),
+            p.in_doubt, p.holds, False, p.record.staged_us, tx.now_us,
+        )
+        for p in parked
+    ]  # fmt: skip
+    tx.dialect.insert(tx.conn, schema.parked, columns, rows)
+    for p in parked:
+        announce(tx, HubEvent("tideover.record.parked", p.record.id, {"route": p.route, "system": system, "code": p.code}))

@@ -1,0 +1,154 @@
+"""Staging: records and the source's cursor in one transaction, deduplicated against the newest content of each lane.
+
+Durable before acknowledged, also under synchronous replication: whatever the records come to, the cursor row is
+written each time, so that a retry after a lost commit waits for the standby like the first try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from tideover.model import Broken, NewRecord, Staged, content_hash, lane_id
+from tideover.policy.lanes import Intake, LaneTail, place
+from tideover.policy.settlement import LaneState
+from tideover.staging import schema
+from tideover.staging.database import Transaction
+from tideover.staging.ledger import Entry, enter
+from tideover.staging.sealing import Sealer
+
+
+@dataclass(frozen=True, slots=True)
+class CursorMove:
+    """Where a route's reading stands after these records. `is_complete`: the listing was read to its end."""
+
+    cursor: str
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one stage call takes. `system` is the source's name, for the records parked at intake."""
+
+    route: str
+    system: str
+    records: Sequence[NewRecord]
+    broken: Sequence[Broken] = ()
+    move: CursorMove | None = None
+
+
+def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
+    """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`."""
+    keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
+    tails = _lock_lanes(tx, batch.route, {lane: record.key for lane, record in keyed})
+    intake = place(keyed, tails)
+    _write_records(tx, batch.route, intake, sealer)
+    _advance_lanes(tx, intake)
+    parked = _park_broken(tx, batch, sealer)
+    staged = len(intake.placed)
+    enter(tx, batch.route, Entry(staged=staged + parked, parked=parked))
+    _move_cursor(tx, batch.route, batch.move)
+    return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
+
+
+def _lock_lanes(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, LaneTail]:
+    """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock."""
+    if not keys:
+        return {}
+    ids = sorted(keys)
+    tx.dialect.insert(
+        tx.conn,
+        schema.lane,
+        ("id", "route", "key", "born_us", "last_seq", "done_seq", "last_hash", "state"),
+        [(lane, route, keys[lane], tx.now_us, 0, 0, b"", int(LaneState.IDLE)) for lane in ids],
+        "on conflict (id) do nothing",
+    )
+    rows = tx.conn.execute(
+        text(
+            f"select id, born_us, last_seq, last_hash from lane where id {tx.dialect.in_list('ids')} "  # noqa: S608
+            f"order by id {tx.dialect.for_update}"
+        ),
+        {"ids": tx.dialect.array(ids)},
+    )
+    return {row[0]: LaneTail(row[1], row[2], row[3]) for row in rows}
+
+
+def _write_records(tx: Transaction, route: str, intake: Intake, sealer: Sealer) -> None:
+    rows = [
+        (p.lane, p.seq, p.id, p.key, tx.now_us, sealer.seal(f"{route}|{p.id}", p.payload))
+        for p in sorted(intake.placed, key=lambda p: (p.lane, p.seq))
+    ]
+    tx.dialect.insert(tx.conn, schema.record, ("lane", "seq", "id", "key", "staged_us", "payload"), rows)
+
+
+def _advance_lanes(tx: Transaction, intake: Intake) -> None:
+    """A lane that was idle is due now; one that waits keeps its turn, one that is held stays held."""
+    if not intake.tails:
+        return
+    changed = sorted(intake.tails.items())
+    tx.dialect.update(
+        tx.conn,
+        schema.lane,
+        ("id", "last_seq", "last_hash"),
+        [(lane, tail.last_seq, tail.last_hash) for lane, tail in changed],
+    )
+    tx.conn.execute(
+        text(f"update lane set state = 1, due_us = :now where state = 0 and id {tx.dialect.in_list('ids')}"),  # noqa: S608
+        {"now": tx.now_us, "ids": tx.dialect.array([lane for lane, _ in changed])},
+    )
+
+
+def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
+    """What can't be staged is parked with its reason; one that is parked already, and still open, is not parked twice."""
+    fresh: dict[str, Broken] = {}
+    for broken in batch.broken:
+        identity = content_hash(f"{batch.route}|{broken.key}|{broken.code}|".encode() + broken.payload).hex()
+        fresh.setdefault(identity, broken)
+    if not fresh:
+        return 0
+    known = tx.conn.execute(
+        text("select record from parked where route = :route and closed_us = 0 and at_intake"), {"route": batch.route}
+    )
+    for (identity,) in known:
+        fresh.pop(identity, None)
+    columns = (
+        "record", "route", "lane", "seq", "key", "system", "code", "detail", "payload", "in_doubt", "holds",
+        "at_intake", "staged_us", "parked_us",
+    )  # fmt: skip
+    rows = [
+        (
+            identity, batch.route, lane_id(batch.route, b.key), 0, b.key, batch.system, b.code, b.detail,
+            sealer.seal(f"{batch.route}|{identity}", b.payload), False, False, True, tx.now_us, tx.now_us,
+        )
+        for identity, b in fresh.items()
+    ]  # fmt: skip
+    tx.dialect.insert(tx.conn, schema.parked, columns, rows)
+    return len(rows)
+
+
+def _move_cursor(tx: Transaction, route: str, move: CursorMove | None) -> None:
+    if move is None:
+        # Still a write: see the module's text.
+        statement = (
+            "insert into cursor (route, cursor, moved_us, complete_us) values (:route, '', 0, 0) "
+            "on conflict (route) do update set route = excluded.route"
+        )
+        tx.conn.execute(text(statement), {"route": route})
+        return
+    statement = (
+        "insert into cursor (route, cursor, moved_us, complete_us) values (:route, :cursor, :now, :complete) "
+        "on conflict (route) do update set cursor = excluded.cursor, moved_us = excluded.moved_us, "
+        "complete_us = case when excluded.complete_us > 0 then excluded.complete_us else cursor.complete_us end"
+    )
+    complete_us = tx.now_us if move.is_complete else 0
+    tx.conn.execute(
+        text(statement), {"route": route, "cursor": move.cursor, "now": tx.now_us, "complete": complete_us}
+    )
+
+
+def cursor_of(tx: Transaction, route: str) -> str | None:
+    """The route's cursor, or None before its first page."""
+    found = tx.conn.execute(text("select cursor from cursor where route = :route"), {"route": route}).scalar()
+    return found or None

@@ -1,0 +1,193 @@
+"""The store: every use of the staging database, one method each. SQLite and PostgreSQL pass the same contract suite.
+
+All methods raise `HubUnavailable` when the database can't be used, and may then be called again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tideover.errors import SchemaMismatch
+from tideover.model import Lease, NewRecord, Staged
+from tideover.policy.breaker import Action, BreakerRule, Forced, Result
+from tideover.staging import events, ledger, leases, migrate, parking, reports, systems, upkeep
+from tideover.staging import settle as settling
+from tideover.staging import stage as staging
+from tideover.staging.database import Database, Transaction
+from tideover.staging.sealing import Plain, Sealer
+
+T = TypeVar("T")
+
+
+class Store:
+    """What the hub owes to whom. Safe to use from many tasks at once; one per process."""
+
+    def __init__(
+        self, database: Database, sealer: Sealer | None = None, spread: Callable[[], float] = random.random
+    ) -> None:
+        self.database = database
+        self._sealer = sealer or Plain()
+        self._spread = spread
+
+    # --- schema ---------------------------------------------------------------------------------------------
+
+    async def migrate(self) -> None:
+        """Bring the schema to this release's. Safe to run again, at the same time, and after a crash."""
+        await self.database.upgrade(migrate.upgrade)
+
+    async def check_schema(self) -> None:
+        """Raise `SchemaMismatch` unless the schema is this release's."""
+        found = await self.database.read(lambda tx: migrate.revision(tx.conn))
+        if found != migrate.HEAD:
+            has = f"revision {found}" if found else "no schema"
+            raise SchemaMismatch(f"the staging database has {has}, this release needs {migrate.HEAD}: run `tideover migrate`")
+
+    # --- the hot path ---------------------------------------------------------------------------------------
+
+    async def stage(self, batch: staging.Batch) -> Staged:
+        """Stage records and move the cursor, in one transaction; durable when this returns."""
+        return await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
+
+    async def cursor(self, route: str) -> str | None:
+        return await self.database.read(lambda tx: staging.cursor_of(tx, route))
+
+    async def claim(self, wish: leases.Claim) -> tuple[systems.Gate, list[Lease]]:
+        """Leases on due lanes, unless the system's breaker is open or it asked for a pause."""
+
+        def work(tx: Transaction) -> tuple[systems.Gate, list[Lease]]:
+            gate = systems.load(tx, wish.system).gate(tx.now_us)
+            return gate, leases.claim(tx, wish, self._sealer) if gate.lets_through else []
+
+        return await self.database.write(work)
+
+    async def claim_probe(self, wish: leases.Claim) -> list[Lease]:
+        """A lease for the prober, whatever the breaker says."""
+        return await self.database.write(lambda tx: leases.claim(tx, wish, self._sealer))
+
+    async def settle(self, settlement: settling.Settlement) -> settling.Settled:
+        """Write what became of leased records. Doing it again changes nothing."""
+        settled = await self.database.write(
+            lambda tx: settling.settle(tx, settlement, self._sealer, self._spread)
+        )
+        if settled.gate.reason == "contract":
+            await self.restore_storm(settlement.system)
+        return settled
+
+    async def next_due_us(self, routes: Sequence[str]) -> tuple[int, int | None]:
+        """The database's clock, and when the next lane of these routes can be claimed."""
+        return await self.database.write(lambda tx: (tx.now_us, leases.next_due_us(tx, routes)))
+
+    # --- systems --------------------------------------------------------------------------------------------
+
+    async def gate(self, system: str) -> systems.Gate:
+        return await self.database.read(lambda tx: systems.load(tx, system).gate(tx.now_us))
+
+    async def take_probe(self, system: str, lease_s: float) -> int | None:
+        """The only half-open slot of the cluster, for a while, if it is time to probe and nobody has it."""
+        return await self.database.write(lambda tx: systems.take_probe(tx, system, lease_s))
+
+    async def end_probe(self, system: str, prober: int, result: Result, rule: BreakerRule) -> systems.Gate:
+        return await self.database.write(
+            lambda tx: systems.end_probe(tx, system, prober, result, rule, self._spread()).gate(tx.now_us)
+        )
+
+    async def release_probe(self, system: str, prober: int) -> None:
+        await self.database.write(lambda tx: systems.release_probe(tx, system, prober))
+
+    async def tell(self, system: str, result: Result, rule: BreakerRule) -> systems.Gate:
+        """Count a call that carried no record, such as a probe of a system that seems well."""
+
+        def work(tx: Transaction) -> systems.Gate:
+            return systems.tell(tx, system, result, rule, self._spread())[0].gate(tx.now_us)
+
+        return await self.database.write(work)
+
+    async def force(self, system: str, to: str, why: str) -> systems.Gate:
+        """An operator opens (`open`), closes (`closed`) or hands back (`auto`) a breaker, cluster-wide."""
+
+        def work(tx: Transaction) -> tuple[systems.Gate, Sequence[Action]]:
+            row, actions = systems.tell(tx, system, Forced(to, why), BreakerRule(), 0.0)
+            return row.gate(tx.now_us), actions
+
+        return (await self.database.write(work))[0]
+
+    async def hasten(self, system: str, routes: Sequence[str]) -> None:
+        """After a restoration, make what backed off due, and note the backlog in the outage."""
+        await self.database.write(lambda tx: systems.hasten(tx, system, routes))
+
+    async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
+        """Close the system's outage when nothing that waited through it waits any more."""
+        return await self.database.write(lambda tx: systems.end_drain(tx, system, routes))
+
+    async def is_undrained(self, system: str) -> bool:
+        return await self.database.read(lambda tx: systems.undrained(tx, system)) is not None
+
+    # --- parked ---------------------------------------------------------------------------------------------
+
+    async def parked(self, selection: parking.Selection) -> list[parking.Parked]:
+        return await self.database.read(lambda tx: parking.find(tx, selection))
+
+    async def parked_payload(self, row_id: int) -> bytes:
+        return await self.database.read(lambda tx: parking.payload_of(tx, row_id, self._sealer))
+
+    async def replay(self, ids: Sequence[int]) -> int:
+        return await self.database.write(lambda tx: parking.replay(tx, ids, self._sealer))
+
+    async def release(self, ids: Sequence[int]) -> int:
+        return await self.database.write(lambda tx: parking.release(tx, ids))
+
+    async def restage(self, row_id: int, corrected: NewRecord | None) -> bool:
+        return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer))
+
+    async def restore_storm(self, system: str) -> int:
+        return await self.database.write(lambda tx: parking.restore_storm(tx, system, self._sealer))
+
+    # --- events and reports ---------------------------------------------------------------------------------
+
+    async def take_unannounced(self, limit: int = 100) -> list[events.Recorded]:
+        return await self.database.write(lambda tx: events.take_unannounced(tx, limit))
+
+    async def recent_events(self, limit: int = 20) -> list[events.Recorded]:
+        return await self.database.read(lambda tx: events.recent(tx, limit))
+
+    async def report(self, work: Callable[[Transaction], T]) -> T:
+        """Run a reading function of `staging.reports` on one snapshot."""
+        return await self.database.read(work)
+
+    async def audit(self, routes: Sequence[str]) -> list[reports.RouteAudit]:
+        """Conservation of these routes and of every other that the tables know."""
+
+        def work(tx: Transaction) -> list[reports.RouteAudit]:
+            known = [*routes, *(r for r in reports.routes_known(tx) if r not in routes)]
+            return reports.audit(tx, known)
+
+        return await self.database.read(work)
+
+    # --- upkeep ---------------------------------------------------------------------------------------------
+
+    async def purge(self, route: str, retention_us: int) -> int:
+        """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went."""
+        rows, is_done = 0, False
+        while not is_done:
+            piece = await self.database.write(
+                lambda tx: upkeep.purge_lanes(tx, route, tx.now_us - retention_us)
+            )
+            rows, is_done = rows + piece.rows, piece.is_done
+        after, is_done = 0, False
+        while not is_done:
+            start = after
+            piece, after = await self.database.write(
+                lambda tx: upkeep.purge_records(tx, route, tx.now_us - retention_us, start)  # noqa: B023 - run at once
+            )
+            rows, is_done = rows + piece.rows, piece.is_done
+        return rows
+
+    async def tidy(self, retention_us: int) -> int:
+        """Compact the ledger and remove old events and closed parked records. Returns how many rows went."""
+        compacted = await self.database.write(ledger.compact)
+        return compacted + await self.database.write(lambda tx: upkeep.purge_closed(tx, tx.now_us - retention_us))
+
+    async def close(self) -> None:
+        await self.database.close()

@@ -1,0 +1,256 @@
+"""Each system's breaker, pause and prober slot, as one row that all workers share; and its outages, as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+
+from tideover.model import SECOND_US, HubEvent
+from tideover.policy.breaker import (
+    Action,
+    Breaker,
+    BreakerRule,
+    Event,
+    ProbeBegan,
+    Result,
+    State,
+    may_probe,
+    step,
+)
+from tideover.staging.database import Transaction
+from tideover.staging.events import announce
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a system may be called now. `wait_s`: how long until that may change; 0 while it is open to traffic."""
+
+    state: State
+    reason: str
+    detail: str
+    is_forced: bool
+    is_paused: bool
+    wait_s: float
+
+    @property
+    def lets_through(self) -> bool:
+        return self.state is State.CLOSED and not self.is_paused
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRow:
+    name: str
+    version: int
+    breaker: Breaker
+    paused_until_us: int
+    prober: int
+    prober_until_us: int
+
+    def gate(self, now_us: int) -> Gate:
+        """What this row means for a caller at `now_us`."""
+        b = self.breaker
+        is_paused = self.paused_until_us > now_us
+        until_us = self.paused_until_us if is_paused else 0
+        if b.state is not State.CLOSED:
+            until_us = max(until_us, b.retry_us, self.prober_until_us)
+        wait_s = max(until_us - now_us, 0) / SECOND_US
+        return Gate(b.state, b.reason, b.detail, b.is_forced, is_paused, wait_s)
+
+
+def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
+    """The system's row; one that was never written is a closed breaker."""
+    lock = tx.dialect.for_update if for_update else ""
+    if for_update:
+        _ensure(tx, name)
+    row = tx.conn.execute(
+        text(
+            f"select version, breaker, paused_until_us, prober, prober_until_us from system where name = :name {lock}"  # noqa: S608
+        ),
+        {"name": name},
+    ).one_or_none()
+    if row is None:
+        return SystemRow(name, 0, Breaker(), 0, 0, 0)
+    return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4])
+
+
+def apply(
+    tx: Transaction, row: SystemRow, breaker: Breaker, actions: Sequence[Action], *, pause_s: float = 0.0
+) -> SystemRow:
+    """Write a breaker's new state, and what its transition asks for: outage, events, records to restore."""
+    paused_until_us = max(row.paused_until_us, tx.now_us + int(pause_s * SECOND_US)) if pause_s > 0 else row.paused_until_us
+    if breaker == row.breaker and paused_until_us == row.paused_until_us:
+        return row
+    if pause_s > 0 and row.paused_until_us <= tx.now_us:
+        announce(tx, HubEvent("tideover.system.throttled", row.name, {"pause_s": round(pause_s, 1)}))
+    changed = replace(row, breaker=breaker, paused_until_us=paused_until_us)
+    if Action.CLOSED in actions:
+        changed = replace(changed, prober_until_us=0)
+    changed = _write(tx, changed)
+    for action in actions:
+        if action is Action.OPENED:
+            _begin_outage(tx, row.name, breaker)
+        elif action is Action.CLOSED:
+            _end_downtime(tx, row.name)
+    return changed
+
+
+def _write(tx: Transaction, row: SystemRow) -> SystemRow:
+    """Compare and swap on the version; the row was locked before, so losing is a defect and not a race."""
+    _ensure(tx, row.name)
+    changed = tx.conn.execute(
+        text(
+            "update system set version = version + 1, breaker = :breaker, state = :state, retry_us = :retry, "
+            "paused_until_us = :paused, prober = :prober, prober_until_us = :prober_until "
+            "where name = :name and version = :version"
+        ),
+        {
+            "breaker": orjson.dumps(asdict(row.breaker)).decode(),
+            "state": row.breaker.state.value,
+            "retry": row.breaker.retry_us,
+            "paused": row.paused_until_us,
+            "prober": row.prober,
+            "prober_until": row.prober_until_us,
+            "name": row.name,
+            "version": row.version,
+        },
+    )
+    assert changed.rowcount == 1, f"the row of system {row.name} changed under its lock"
+    return replace(row, version=row.version + 1)
+
+
+def _ensure(tx: Transaction, name: str) -> None:
+    tx.conn.execute(
+        text("insert into system (name, breaker, state) values (:name, :breaker, 'closed') on conflict (name) do nothing"),
+        {"name": name, "breaker": orjson.dumps(asdict(Breaker())).decode()},
+    )
+
+
+def _decode(stored: str) -> Breaker:
+    fields: dict[str, Any] = orjson.loads(stored)
+    return Breaker(
+        **{
+            **fields,
+            "state": State(fields["state"]),
+            "failing": tuple(fields["failing"]),
+            "rejecting": tuple(fields["rejecting"]),
+        }
+    )
+
+
+def tell(tx: Transaction, name: str, event: Event, rule: BreakerRule, spread: float) -> tuple[SystemRow, Sequence[Action]]:
+    """Let an event change a system's breaker."""
+    row = load(tx, name, for_update=True)
+    breaker, actions = step(row.breaker, event, tx.now_us, rule, spread)
+    return apply(tx, row, breaker, actions), actions
+
+
+def take_probe(tx: Transaction, name: str, lease_s: float) -> int | None:
+    """The half-open slot: a number that proves the right to probe, or None when it is not time or somebody has it."""
+    row = load(tx, name, for_update=True)
+    if not may_probe(row.breaker, tx.now_us) or row.prober_until_us > tx.now_us:
+        return None
+    breaker, _ = step(row.breaker, ProbeBegan(), tx.now_us, BreakerRule(), 0.0)
+    until_us = tx.now_us + int(lease_s * SECOND_US)
+    return _write(tx, replace(row, breaker=breaker, prober=row.prober + 1, prober_until_us=until_us)).prober
+
+
+def end_probe(tx: Transaction, name: str, prober: int, result: Result, rule: BreakerRule, spread: float) -> SystemRow:
+    """Count a probe's result, if the slot is still this prober's, and give the slot back."""
+    row = load(tx, name, for_update=True)
+    if row.prober != prober or row.prober_until_us <= tx.now_us:
+        return row
+    freed = _write(tx, replace(row, prober_until_us=0))
+    breaker, actions = step(row.breaker, result, tx.now_us, rule, spread)
+    return apply(tx, freed, breaker, actions)
+
+
+def release_probe(tx: Transaction, name: str, prober: int) -> None:
+    """Give the slot back without a result."""
+    row = load(tx, name, for_update=True)
+    if row.prober == prober and row.prober_until_us:
+        _write(tx, replace(row, prober_until_us=0))
+
+
+def _begin_outage(tx: Transaction, name: str, breaker: Breaker) -> None:
+    tx.conn.execute(
+        text(
+            "insert into outage (system, reason, detail, first_failure_us, opened_us) "
+            "values (:system, :reason, :detail, :first, :opened)"
+        ),
+        {
+            "system": name,
+            "reason": breaker.reason,
+            "detail": breaker.detail,
+            "first": breaker.first_failure_us or tx.now_us,
+            "opened": tx.now_us,
+        },
+    )
+    announce(tx, HubEvent("tideover.system.down", name, {"reason": breaker.reason, "detail": breaker.detail}))
+
+
+def _end_downtime(tx: Transaction, name: str) -> None:
+    tx.conn.execute(
+        text("update outage set restored_us = :now where system = :system and restored_us = 0"),
+        {"system": name, "now": tx.now_us},
+    )
+    announce(tx, HubEvent("tideover.system.restored", name, {}))
+
+
+def undrained(tx: Transaction, name: str) -> int | None:
+    """When the system was restored, if what had waited for it is not all delivered yet."""
+    return tx.conn.execute(
+        text("select max(restored_us) from outage where system = :system and restored_us > 0 and drained_us = 0"),
+        {"system": name},
+    ).scalar()
+
+
+def end_drain(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool:
+    """Close the system's outages if nothing staged before its restoration waits any more. True when it did."""
+    restored_us = undrained(tx, name)
+    if restored_us is None or _is_waiting(tx, backlog_routes, restored_us):
+        return False
+    tx.conn.execute(
+        text(
+            "update outage set drained_us = :now where system = :system and restored_us > 0 and drained_us = 0"
+        ),
+        {"now": tx.now_us, "system": name},
+    )
+    announce(tx, HubEvent("tideover.system.drained", name, {"took_s": round((tx.now_us - restored_us) / SECOND_US, 3)}))
+    return True
+
+
+def _is_waiting(tx: Transaction, routes: Sequence[str], before_us: int) -> bool:
+    """Whether a lane that can move waits with a record staged before an instant. Held lanes wait for a person."""
+    return any(
+        tx.conn.execute(
+            text(
+                "select 1 from lane join record on record.lane = lane.id and record.seq = lane.done_seq + 1 "
+                "where lane.route = :route and lane.state = 1 and record.staged_us <= :before limit 1"
+            ),
+            {"route": route, "before": before_us},
+        ).scalar()
+        for route in routes
+    )
+
+
+def hasten(tx: Transaction, name: str, routes: Sequence[str]) -> None:
+    """After a restoration: what backed off because of the outage is due now; count what waited."""
+    backlog = 0
+    for route in routes:
+        tx.conn.execute(
+            text("update lane set due_us = :now where route = :route and state = 1 and due_us > :now"),
+            {"now": tx.now_us, "route": route},
+        )
+        waiting = tx.conn.execute(
+            text("select coalesce(sum(last_seq - done_seq), 0) from lane where route = :route and state = 1"),
+            {"route": route},
+        ).scalar_one()
+        backlog += int(waiting)
+    tx.conn.execute(
+        text("update outage set backlog = :backlog where system = :system and restored_us > 0 and drained_us = 0"),
+        {"backlog": backlog, "system": name},
+    )
