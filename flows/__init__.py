@@ -1,0 +1,1 @@
+"""What a run is. Import flows by their dotted name: `flows.sync.sync`."""

@@ -7,7 +7,8 @@
     ├── AccessError            a credential is missing or unusable  -> mend the block; records are kept
     ├── SourceError            a source can't be read               -> retry; the cursor has not moved
     │   ├── SourceLoop         a source repeats its cursor or pages -> mend the source or its description
-    │   └── SourceContract     a source's answer has another shape  -> mend the description
+    │   ├── SourceContract     a source's answer has another shape  -> mend the description
+    │   └── Overtaken          another run of the route read on     -> read again from the new cursor
     ├── CorruptPayload         a stored payload is not what it was  -> the record is parked, others flow
     ├── MappingError           a mapping can't turn a record        -> the record is parked at intake
     └── Refused                an operator's request makes no sense -> the text says why
@@ -98,6 +99,11 @@ class SourceLoop(SourceError):
 
 class SourceContract(SourceError):
     """A source's answer has another shape than its description says. The cursor has not moved."""
+
+
+class Overtaken(SourceError):
+    """Another run of this route staged meanwhile. What we read may be older than what it read, so nothing of ours was
+    staged; read again from the new cursor."""
 
 
 class MappingError(TideoverError):

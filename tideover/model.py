@@ -125,6 +125,7 @@ LookUp = Found | Missing | Throttled | Unsent | Unknown
 
 CREDENTIALS = "credentials"  # the Unsent code of a 401 or 403
 HUNG = "timeout"  # the Unknown code of a call that was never answered
+INTERRUPTED = "interrupted"  # the Unknown code of a call that we broke off ourselves: nobody's fault
 
 
 # --- records ------------------------------------------------------------------------------------------------
@@ -192,6 +193,7 @@ class Lease:
     route: str
     attempts: int
     doubted_us: int  # when the oldest unknown attempt began; 0 when none is in doubt
+    doubt_age_s: float  # how long ago that was when the lease was given
     records: Sequence[LeasedRecord]
 
 

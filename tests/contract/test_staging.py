@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from tests.databases import sql
+from tideover.errors import Overtaken
 from tideover.model import (
     CREDENTIALS,
     SECOND_US,
@@ -60,7 +61,7 @@ class Hub:
 
     async def stage(self, *pairs: tuple[str, object], route: str = "orders", cursor: str | None = None) -> object:
         records = [NewRecord(key, orjson.dumps(body)) for key, body in pairs]
-        move = CursorMove(cursor, True) if cursor else None
+        move = CursorMove(await self.store.cursor(route), cursor, True) if cursor else None
         return await self.store.stage(Batch(route, "crm", records, move=move))
 
     async def claim(self, lanes: int = 100, depth: int = 10, lease_s: float = 60, route: str = "orders") -> list[Lease]:
@@ -130,9 +131,19 @@ async def test_stage_again_after_a_crash_changes_nothing_and_still_writes(hub: H
 
 
 async def test_stage_moves_the_cursor_with_the_records(hub: Hub) -> None:
-    assert await hub.store.cursor("orders") is None
+    assert (await hub.store.cursor("orders")).text is None
     await hub.stage(("k", "A"), cursor="page-2")
-    assert await hub.store.cursor("orders") == "page-2"
+    assert (await hub.store.cursor("orders")).text == "page-2"
+
+
+async def test_stage_of_what_was_read_before_another_run_moved_the_cursor_stages_nothing(hub: Hub) -> None:
+    since = await hub.store.cursor("orders")
+    await hub.stage(("k", "new"), cursor="page-2")
+    stale = Batch("orders", "crm", [NewRecord("k", b'"old"')], move=CursorMove(since, "page-2", True))
+    with pytest.raises(Overtaken):
+        await hub.store.stage(stale)
+    [lease] = await hub.claim()
+    assert [r.payload for r in lease.records] == [b'"new"']
 
 
 async def test_stage_parks_what_is_broken_once(hub: Hub) -> None:

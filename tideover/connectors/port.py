@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from tideover.model import LookUp, Outcome, Outgoing, Page
@@ -40,7 +40,7 @@ class Connector(Protocol):
         """Whether the system's description has a probe; without one, only a real record can tell."""
         ...
 
-    def pages(self, stream: str, cursor: str | None) -> AsyncIterator[Page]:
+    def pages(self, stream: str, cursor: str | None) -> AsyncGenerator[Page, None]:
         """The pages of a stream after `cursor` (`None`: from the beginning).
 
         Raises `SourceError` when the system can't be read, `SourceLoop` when it repeats itself and

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from tideover.model import (
     CREDENTIALS,
     HUNG,
+    INTERRUPTED,
     SECOND_US,
     Accepted,
     Outcome,
@@ -131,6 +132,8 @@ def step(
             can_probe = breaker.state is not State.CLOSED and not breaker.is_forced
             return (replace(breaker, state=State.HALF_OPEN) if can_probe else breaker), ()
         case Result() if breaker.is_forced:
+            return breaker, ()
+        case Result(outcome=Unknown(code=code)) if code == INTERRUPTED:
             return breaker, ()
         case Result(is_probe=True) if breaker.state is State.HALF_OPEN:
             return _probed(breaker, event, now_us, rule, spread)

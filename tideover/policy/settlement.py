@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tideover.model import (
+    INTERRUPTED,
     SECOND_US,
     Accepted,
     LeasedRecord,
@@ -70,7 +71,8 @@ class LaneReport:
     """What a worker did with one lease.
 
     `attempts` in order: all but the last sent record were accepted. `doubt`: how many records, from the first one not
-    accepted on, may have been processed by the provider; `doubted_us`: since when (database clock, 0 if none).
+    accepted on, may have been processed by the provider; `doubted_us`: since when, on the database's clock, or 0 for
+    the last attempt's beginning.
     """
 
     lane: int
@@ -199,7 +201,7 @@ def _settle_lane(
         due_us=now_us,
         attempts=0 if accepted else row.attempts,
         in_doubt=report.doubt,
-        doubted_us=report.doubted_us if report.doubt else 0,
+        doubted_us=_doubted_us(report, now_us),
     )
     last = report.attempts[-1] if report.attempts else None
     match report.verdict:
@@ -211,6 +213,12 @@ def _settle_lane(
             result.lanes.append(released)
         case None:
             _settle_failure(result, row, released, rule, last, now_us, spread)
+
+
+def _doubted_us(report: LaneReport, now_us: int) -> int:
+    if not report.doubt:
+        return 0
+    return report.doubted_us or now_us - (report.attempts[-1].ago_us if report.attempts else 0)
 
 
 def _settle_failure(
@@ -232,6 +240,9 @@ def _settle_failure(
             _park(result, row, released, rule, record, outcome.code, outcome.detail, in_doubt=in_doubt)
         return
     assert isinstance(outcome, Unsent | Unknown)
+    if outcome.code == INTERRUPTED:
+        result.lanes.append(released)
+        return
     attempts = released.attempts + isinstance(outcome, Unknown)
     age_s = (now_us - record.staged_us) / SECOND_US
     is_system_down = result.breaker.state is not State.CLOSED

@@ -75,7 +75,7 @@ class PostgreSQL:
         if rows:
             names = ", ".join(columns)
             source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
-            statement = f"insert into {table.name} ({names}) select {names} from {source} {tail}"  # noqa: S608 - fixed schema
+            statement = f"insert into {table.name} ({names}) select {names} from {source} {tail}"
             conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
 
     def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -83,7 +83,7 @@ class PostgreSQL:
             source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
             key, *rest = columns
             sets = ", ".join(f"{c} = v.{c}" for c in rest)
-            statement = f"update {table.name} set {sets} from {source} where {table.name}.{key} = v.{key}"  # noqa: S608
+            statement = f"update {table.name} set {sets} from {source} where {table.name}.{key} = v.{key}"
             conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
 
 
@@ -107,19 +107,19 @@ class SQLite:
         first, *others = types
         joins = "".join(f" join json_each(:{name}) as j_{name} on j_{name}.key = j_{first}.key" for name in others)
         values = ", ".join(f"j_{name}.value as {name}" for name in types)
-        return f"(select {values} from json_each(:{first}) as j_{first}{joins}) as {alias}"  # noqa: S608
+        return f"(select {values} from json_each(:{first}) as j_{first}{joins}) as {alias}"
 
     def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
         if rows:
             marks = ", ".join("?" * len(columns))
-            statement = f"insert into {table.name} ({', '.join(columns)}) values ({marks}) {tail}"  # noqa: S608
+            statement = f"insert into {table.name} ({', '.join(columns)}) values ({marks}) {tail}"
             conn.exec_driver_sql(statement, list(rows))
 
     def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
         if rows:
             key, *rest = columns
             sets = ", ".join(f"{c} = ?" for c in rest)
-            statement = f"update {table.name} set {sets} where {key} = ?"  # noqa: S608
+            statement = f"update {table.name} set {sets} where {key} = ?"
             conn.exec_driver_sql(statement, [(*row[1:], row[0]) for row in rows])
 
 

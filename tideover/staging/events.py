@@ -41,14 +41,14 @@ def take_unannounced(tx: Transaction, limit: int) -> list[Recorded]:
     """Events to announce, oldest first, marked as announced in this transaction: each one goes to one taker."""
     rows = tx.conn.execute(
         text(
-            "select id, name, subject, detail, at_us from event where announced_us = 0 "  # noqa: S608
+            "select id, name, subject, detail, at_us from event where announced_us = 0 "
             f"order by id limit :n {tx.dialect.skip_locked}"
         ),
         {"n": limit},
     ).all()
     if rows:
         tx.conn.execute(
-            text(f"update event set announced_us = :now where id {tx.dialect.in_list('ids')}"),  # noqa: S608
+            text(f"update event set announced_us = :now where id {tx.dialect.in_list('ids')}"),
             {"now": tx.now_us, "ids": tx.dialect.array([row.id for row in rows])},
         )
     return [_recorded(row) for row in rows]

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.errors import CorruptPayload
-from tideover.model import Lease, LeasedRecord, Order
+from tideover.model import SECOND_US, Lease, LeasedRecord, Order
 from tideover.policy.settlement import Kind
 from tideover.staging import schema
 from tideover.staging.database import Transaction
@@ -40,7 +40,7 @@ def claim(tx: Transaction, wish: Claim, sealer: Sealer) -> list[Lease]:
         text(
             "select id, token, born_us, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, route "
             "from lane where route = :route and state = 1 and due_us <= :now and lease_until_us <= :now "
-            f"and (in_doubt = 0 or system = :system) order by due_us, id limit :n {tx.dialect.skip_locked}"  # noqa: S608
+            f"and (in_doubt = 0 or system = :system) order by due_us, id limit :n {tx.dialect.skip_locked}"
         ),
         {"route": wish.route, "now": tx.now_us, "system": wish.system, "n": wish.lanes},
     ).all()
@@ -58,6 +58,7 @@ def claim(tx: Transaction, wish: Claim, sealer: Sealer) -> list[Lease]:
             route=row.route,
             attempts=row.attempts,
             doubted_us=row.doubted_us if row.in_doubt else 0,
+            doubt_age_s=(tx.now_us - row.doubted_us) / SECOND_US if row.in_doubt else 0.0,
             records=records.get(row.id, ()),
         )
         for row in lanes
@@ -71,7 +72,7 @@ def _take(tx: Transaction, wish: Claim, ids: Sequence[int]) -> None:
             "update lane set token = token + 1, lease_until_us = :until, system = :system, "
             "doubted_us = case when in_doubt = 0 then :now else doubted_us end, "
             "in_doubt = case when in_doubt > 0 then in_doubt when last_seq - done_seq < :depth then last_seq - done_seq "
-            f"else :depth end where id {tx.dialect.in_list('ids')}"  # noqa: S608
+            f"else :depth end where id {tx.dialect.in_list('ids')}"
         ),
         {
             "until": tx.now_us + wish.lease_us,
@@ -89,7 +90,7 @@ def _heads(tx: Transaction, wish: Claim, lanes: Sequence[Row[Any]], sealer: Seal
     source = tx.dialect.columns("w", lanes="bigint", froms="bigint", tos="bigint")
     rows = tx.conn.execute(
         text(
-            "select r.lane, r.seq, r.id, r.key, r.staged_us, r.payload "  # noqa: S608
+            "select r.lane, r.seq, r.id, r.key, r.staged_us, r.payload "
             f"from {source} join record r on r.lane = w.lanes and r.seq > w.froms and r.seq <= w.tos "
             "order by r.lane, r.seq"
         ),
@@ -122,7 +123,7 @@ def _supersede(tx: Transaction, route: str, lanes: Sequence[Row[Any]]) -> Sequen
     moved = tx.conn.execute(
         text(
             "select id, token, born_us, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, route "
-            f"from lane where id {tx.dialect.in_list('ids')}"  # noqa: S608
+            f"from lane where id {tx.dialect.in_list('ids')}"
         ),
         {"ids": tx.dialect.array(sorted(ids))},
     ).all()

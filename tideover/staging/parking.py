@@ -72,7 +72,7 @@ def _select(tx: Transaction, selection: Selection, lock: str = "") -> Sequence[R
     if selection.records:
         clauses.append(f"record in ({', '.join(f':r{i}' for i in range(len(selection.records)))})")
     where = " and ".join(["closed_us = 0", "id > :after", *clauses])
-    statement = f"select {_COLUMNS} from parked where {where} order by id limit :n {lock}"  # noqa: S608 - fixed names, bound values
+    statement = f"select {_COLUMNS} from parked where {where} order by id limit :n {lock}"
     bound = {name: value for name, value in wanted.items() if value is not None}
     bound |= {f"r{i}": record for i, record in enumerate(selection.records)}
     return tx.conn.execute(text(statement), {**bound, "after": selection.after, "n": selection.limit}).all()
@@ -163,9 +163,9 @@ def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
     """The open ones among `ids`, in lane order, lanes locked first as everywhere."""
     bound = {"ids": tx.dialect.array(sorted(ids))}
     among = tx.dialect.in_list("ids")
-    lanes = f"select lane from parked where id {among}"  # noqa: S608
-    tx.conn.execute(text(f"select id from lane where id in ({lanes}) order by id {tx.dialect.for_update}"), bound)  # noqa: S608
-    statement = f"select {_COLUMNS} from parked where closed_us = 0 and id {among} order by lane, seq {tx.dialect.for_update}"  # noqa: S608
+    lanes = f"select lane from parked where id {among}"
+    tx.conn.execute(text(f"select id from lane where id in ({lanes}) order by id {tx.dialect.for_update}"), bound)
+    statement = f"select {_COLUMNS} from parked where closed_us = 0 and id {among} order by lane, seq {tx.dialect.for_update}"
     return tx.conn.execute(text(statement), bound).all()
 
 

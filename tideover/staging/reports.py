@@ -188,7 +188,7 @@ def trace(tx: Transaction, routes: Sequence[str], key: str, limit: int = 200) ->
     lanes = {lane_id(route, key): route for route in routes}
     found = tx.conn.execute(
         text(
-            f"select lane, seq, id, key, staged_us, parent from record where lane {tx.dialect.in_list('ids')} "  # noqa: S608
+            f"select lane, seq, id, key, staged_us, parent from record where lane {tx.dialect.in_list('ids')} "
             "order by staged_us desc, seq desc limit :n"
         ),
         {"ids": tx.dialect.array(sorted(lanes)), "n": limit},

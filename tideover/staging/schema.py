@@ -144,6 +144,7 @@ cursor = Table(
     metadata,
     Column("route", Text, primary_key=True),
     Column("cursor", Text, nullable=False),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
     _micros("moved_us"),
     _micros("complete_us"),  # when a listing was last read to its end
 )

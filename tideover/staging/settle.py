@@ -75,7 +75,7 @@ def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
     """In the order of their ids, as staging does: the same order, so no deadlock."""
     found = tx.conn.execute(
         text(
-            "select id, route, token, lease_until_us, last_seq, done_seq, attempts from lane "  # noqa: S608
+            "select id, route, token, lease_until_us, last_seq, done_seq, attempts from lane "
             f"where id {tx.dialect.in_list('ids')} order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(sorted(set(lanes)))},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
+from tideover.errors import Overtaken
 from tideover.model import Broken, NewRecord, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
@@ -21,9 +22,22 @@ from tideover.staging.sealing import Sealer
 
 
 @dataclass(frozen=True, slots=True)
-class CursorMove:
-    """Where a route's reading stands after these records. `is_complete`: the listing was read to its end."""
+class Cursor:
+    """Where a route's reading stands: the connector's text, None at the beginning, and how often it has moved."""
 
+    text: str | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class CursorMove:
+    """Where a route's reading stands after these records. `is_complete`: the listing was read to its end.
+
+    `since`: where it stood before they were read. If it has moved since, what was read may be older than what is
+    staged, and would undo it.
+    """
+
+    since: Cursor
     cursor: str
     is_complete: bool
 
@@ -40,7 +54,11 @@ class Batch:
 
 
 def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
-    """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`."""
+    """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`.
+
+    Raises `Overtaken`, and stages nothing, when another run moved the route's cursor after these records were read.
+    """
+    _move_cursor(tx, batch)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
     tails = _lock_lanes(tx, batch.route, {lane: record.key for lane, record in keyed})
     intake = place(keyed, tails)
@@ -49,7 +67,6 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     parked = _park_broken(tx, batch, sealer)
     staged = len(intake.placed)
     enter(tx, batch.route, Entry(staged=staged + parked, parked=parked))
-    _move_cursor(tx, batch.route, batch.move)
     return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
 
 
@@ -67,7 +84,7 @@ def _lock_lanes(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, 
     )
     rows = tx.conn.execute(
         text(
-            f"select id, born_us, last_seq, last_hash from lane where id {tx.dialect.in_list('ids')} "  # noqa: S608
+            f"select id, born_us, last_seq, last_hash from lane where id {tx.dialect.in_list('ids')} "
             f"order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(ids)},
@@ -95,7 +112,7 @@ def _advance_lanes(tx: Transaction, intake: Intake) -> None:
         [(lane, tail.last_seq, tail.last_hash) for lane, tail in changed],
     )
     tx.conn.execute(
-        text(f"update lane set state = 1, due_us = :now where state = 0 and id {tx.dialect.in_list('ids')}"),  # noqa: S608
+        text(f"update lane set state = 1, due_us = :now where state = 0 and id {tx.dialect.in_list('ids')}"),
         {"now": tx.now_us, "ids": tx.dialect.array([lane for lane, _ in changed])},
     )
 
@@ -128,27 +145,34 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
     return len(rows)
 
 
-def _move_cursor(tx: Transaction, route: str, move: CursorMove | None) -> None:
-    if move is None:
-        # Still a write: see the module's text.
-        statement = (
-            "insert into cursor (route, cursor, moved_us, complete_us) values (:route, '', 0, 0) "
-            "on conflict (route) do update set route = excluded.route"
-        )
-        tx.conn.execute(text(statement), {"route": route})
-        return
-    statement = (
-        "insert into cursor (route, cursor, moved_us, complete_us) values (:route, :cursor, :now, :complete) "
-        "on conflict (route) do update set cursor = excluded.cursor, moved_us = excluded.moved_us, "
-        "complete_us = case when excluded.complete_us > 0 then excluded.complete_us else cursor.complete_us end"
-    )
-    complete_us = tx.now_us if move.is_complete else 0
+def _move_cursor(tx: Transaction, batch: Batch) -> None:
+    """Compare and swap on the cursor's version; a batch without a move still writes the row: see the module's text."""
     tx.conn.execute(
-        text(statement), {"route": route, "cursor": move.cursor, "now": tx.now_us, "complete": complete_us}
+        text("insert into cursor (route, cursor) values (:route, '') on conflict (route) do update set route = :route"),
+        {"route": batch.route},
     )
+    move = batch.move
+    if move is None:
+        return
+    moved = tx.conn.execute(
+        text(
+            "update cursor set cursor = :cursor, version = version + 1, moved_us = :now, "
+            "complete_us = case when :is_complete then :now else complete_us end "
+            "where route = :route and version = :version"
+        ),
+        {
+            "cursor": move.cursor,
+            "now": tx.now_us,
+            "is_complete": move.is_complete,
+            "route": batch.route,
+            "version": move.since.version,
+        },
+    )
+    if moved.rowcount != 1:
+        raise Overtaken(batch.system, batch.route, "another run of this route has read on meanwhile")
 
 
-def cursor_of(tx: Transaction, route: str) -> str | None:
-    """The route's cursor, or None before its first page."""
-    found = tx.conn.execute(text("select cursor from cursor where route = :route"), {"route": route}).scalar()
-    return found or None
+def cursor_of(tx: Transaction, route: str) -> Cursor:
+    """Where the route's reading stands; before its first page, at the beginning."""
+    row = tx.conn.execute(text("select cursor, version from cursor where route = :route"), {"route": route}).one_or_none()
+    return Cursor(row[0] or None, row[1]) if row else Cursor(None, 0)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from tideover.errors import SchemaMismatch
 from tideover.model import Lease, NewRecord, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
-from tideover.staging import events, ledger, leases, migrate, parking, reports, systems, upkeep
+from tideover.staging import events, leases, ledger, migrate, parking, reports, systems, upkeep
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
 from tideover.staging.database import Database, Transaction
@@ -50,7 +50,7 @@ class Store:
         """Stage records and move the cursor, in one transaction; durable when this returns."""
         return await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
 
-    async def cursor(self, route: str) -> str | None:
+    async def cursor(self, route: str) -> staging.Cursor:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
     async def claim(self, wish: leases.Claim) -> tuple[systems.Gate, list[Lease]]:

@@ -68,7 +68,7 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
         _ensure(tx, name)
     row = tx.conn.execute(
         text(
-            f"select version, breaker, paused_until_us, prober, prober_until_us from system where name = :name {lock}"  # noqa: S608
+            f"select version, breaker, paused_until_us, prober, prober_until_us from system where name = :name {lock}"
         ),
         {"name": name},
     ).one_or_none()

@@ -29,7 +29,7 @@ def purge_lanes(tx: Transaction, route: str, before_us: int) -> Removed:
         row[0]
         for row in tx.conn.execute(
             text(
-                "select id from lane where state = 0 and due_us < :before and lease_until_us = 0 and route = :route "  # noqa: S608
+                "select id from lane where state = 0 and due_us < :before and lease_until_us = 0 and route = :route "
                 "and not exists (select 1 from parked where parked.lane = lane.id and parked.closed_us = 0) "
                 f"order by due_us limit :n {tx.dialect.skip_locked}"
             ),
@@ -46,9 +46,9 @@ def _delete_of_lanes(tx: Transaction, ids: Sequence[int]) -> int:
     bound = {"ids": tx.dialect.array(ids)}
     among = tx.dialect.in_list("ids")
     statements = (
-        f"delete from attempt where lane {among}",  # noqa: S608
-        f"delete from record where lane {among}",  # noqa: S608
-        f"delete from lane where id {among}",  # noqa: S608
+        f"delete from attempt where lane {among}",
+        f"delete from record where lane {among}",
+        f"delete from lane where id {among}",
     )
     return sum(tx.conn.execute(text(statement), bound).rowcount for statement in statements)
 
@@ -72,7 +72,7 @@ def purge_records(tx: Transaction, route: str, before_us: int, after_lane: int) 
     rows = 0
     for table, age in (("attempt", "began_us"), ("record", "staged_us")):
         statement = (
-            f"delete from {table} where lane {tx.dialect.in_list('ids')} and {age} < :before "  # noqa: S608
+            f"delete from {table} where lane {tx.dialect.in_list('ids')} and {age} < :before "
             f"and exists ({settled.format(table)}) and not exists ({open_parked.format(table)})"
         )
         rows += tx.conn.execute(text(statement), bound).rowcount

@@ -137,6 +137,7 @@ def _create_books() -> None:
         "cursor",
         sa.Column("route", sa.Text, primary_key=True),
         _text("cursor"),
+        _count("version"),
         _micros("moved_us"),
         _micros("complete_us"),
     )

@@ -1,0 +1,41 @@
+"""What makes a run visible, and must never stop it: subflows, artifacts, progress. While Prefect's API is away the work
+goes on without them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import httpx
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+
+T = TypeVar("T")
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+# What Prefect's client raises when its API is away; the hub's own errors are none of these.
+API_AWAY = (httpx.HTTPError, PrefectException, OSError)
+
+
+def logger() -> Logger:
+    """The run's logger; names and ids only go there."""
+    log: Logger = get_run_logger()
+    return log
+
+
+async def or_directly(subflow: Callable[[], Awaitable[T]], directly: Callable[[], Awaitable[T]]) -> T:
+    """Run a subflow; where Prefect's API is away and it can't begin, do its work without it."""
+    try:
+        return await subflow()
+    except API_AWAY as error:
+        logger().warning("Prefect's API is away (%s): going on without a subflow", type(error).__name__)
+        return await directly()
+
+
+async def show(artifact: Awaitable[object]) -> None:
+    """Write an artifact, if Prefect's API takes it within a moment."""
+    with suppress(*API_AWAY, TimeoutError):
+        await asyncio.wait_for(asyncio.ensure_future(artifact), 10)

@@ -1,0 +1,47 @@
+"""The leases that a worker holds and has not begun: taken in turn from each route, so that none starves another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from tideover.hub.runs import Held
+
+
+class Hand:
+    """A queue per route, drawn in turn. Everything happens on one event loop."""
+
+    def __init__(self, routes: Sequence[str]) -> None:
+        self._queues: dict[str, deque[Held]] = {route: deque() for route in routes}
+        self._turn: deque[str] = deque(routes)
+        self._filled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def add(self, route: str, leases: Sequence[Held]) -> None:
+        self._queues[route].extend(leases)
+        if leases:
+            self._filled.set()
+
+    def count(self, route: str) -> int:
+        return len(self._queues[route])
+
+    async def draw(self, sizes: dict[str, int]) -> tuple[str, list[Held]]:
+        """The next leases of the route whose turn it is: as many as one of its calls carries."""
+        while True:
+            for _ in range(len(self._turn)):
+                route = self._turn[0]
+                self._turn.rotate(-1)
+                if queue := self._queues[route]:
+                    return route, [queue.popleft() for _ in range(min(sizes[route], len(queue)))]
+            self._filled.clear()
+            await self._filled.wait()
+
+    def empty(self) -> list[Held]:
+        """Everything, out of the hand."""
+        held = [lease for queue in self._queues.values() for lease in queue]
+        for queue in self._queues.values():
+            queue.clear()
+        return held

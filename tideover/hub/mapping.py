@@ -1,0 +1,94 @@
+"""From a source record to what the target takes: JMESPath fields or a Python function, and the business key."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jmespath
+import orjson
+
+from tideover.config.models import Mapping, Route
+from tideover.errors import MappingError
+from tideover.model import Broken, JsonObject, NewRecord
+
+MAX_KEY = 500  # characters: it is part of an index, of URLs and of what people read
+Transform = Callable[[JsonObject], JsonObject | None]
+
+
+class Mapper:
+    """Maps the records of one route. Makes no call and keeps no state: the same record always gives the same result."""
+
+    def __init__(self, route: Route, max_bytes: int) -> None:
+        self._key = jmespath.compile(route.key)
+        self._transform = _transform(route.mapping)
+        self._max_bytes = max_bytes
+
+    def map(self, record: JsonObject) -> NewRecord | Broken | None:
+        """The record to stage; `Broken` with the reason when it can't be; None when the mapping leaves it out."""
+        key = ""
+        try:
+            key = _key_text(self._key.search(record))
+            mapped = self._transform(record)
+            if mapped is None:
+                return None
+            payload = encode(mapped)
+            if len(payload) > self._max_bytes:
+                raise MappingError(f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}")
+        except MappingError as error:
+            return Broken(key, encode(record), "mapping", str(error))
+        except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
+            # Only the kind: the text of an exception may quote the record.
+            return Broken(key, encode(record), "mapping", f"the mapping raised {type(error).__name__}")
+        return NewRecord(key, payload)
+
+
+def encode(record: Any) -> bytes:
+    """JSON with sorted keys, so that the same content is always the same bytes."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+
+
+def _key_text(found: Any) -> str:
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        raise MappingError("its business key is missing, or is neither text nor a whole number")
+    text = str(found)
+    if len(text) > MAX_KEY:
+        raise MappingError(f"its business key has {len(text)} characters, more than {MAX_KEY}")
+    if "\x00" in text:
+        raise MappingError("its business key holds a NUL character, which no database keeps")
+    return text
+
+
+def _transform(mapping: Mapping) -> Transform:
+    if mapping.function is not None:
+        return load_function(mapping.function)
+    if mapping.fields is None:
+        return lambda record: record
+    fields = {name: jmespath.compile(expression) for name, expression in mapping.fields.items()}
+    required = tuple(mapping.required)
+
+    def transform(record: JsonObject) -> JsonObject:
+        mapped = {name: expression.search(record) for name, expression in fields.items()}
+        missing = [name for name in required if mapped[name] is None]
+        if missing:
+            raise MappingError(f"required fields are missing: {', '.join(missing)}")
+        return mapped
+
+    return transform
+
+
+def load_function(dotted: str) -> Transform:
+    """The function behind `module:name`. Raises `MappingError` when there is none."""
+    module_name, _, name = dotted.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise MappingError(f"mapping function {dotted} can't be loaded: {error}") from error
+    if not callable(function):
+        raise MappingError(f"mapping function {dotted} is not callable")
+    return function  # type: ignore[no-any-return]

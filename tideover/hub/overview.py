@@ -1,0 +1,107 @@
+"""Where everything stands, for the person who answers for the continuity plan: what is down, what waits, since when,
+and how long recovery took against what was promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tideover.hub.runtime import Runtime
+from tideover.model import SECOND_US
+from tideover.staging import reports
+from tideover.staging.database import Transaction
+from tideover.staging.reports import Outage, RouteAudit, RouteStatus, TracedRecord
+from tideover.staging.systems import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class OutageFigures:
+    """An outage as measured, in seconds; None for what has not ended. `recovery_s` is what an RTO is held against:
+    from the first failure to the last record of the backlog delivered, or until now."""
+
+    outage: Outage
+    detect_s: float
+    down_s: float | None
+    drain_s: float | None
+    recovery_s: float
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFigures:
+    """A route's totals, its target's state, and its objectives against what was measured.
+
+    `rpo_s` is the age of the last complete reading of the source: what a loss of the source now would cost at most.
+    None where nothing was ever read.
+    """
+
+    status: RouteStatus
+    target: str
+    oldest_s: float | None
+    rpo_s: float | None
+    rpo_target_s: float | None
+    rto_s: float | None
+    rto_target_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    now_us: int
+    routes: list[RouteFigures]
+    systems: dict[str, Gate]
+    outages: list[OutageFigures]
+
+
+async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
+    """Everything at one moment, from one snapshot."""
+
+    def work(tx: Transaction) -> Overview:
+        figures = [_outage_figures(o, tx.now_us) for o in reports.outages(tx, outages)]
+        statuses = reports.status(tx, list(rt.config.routes))
+        return Overview(
+            now_us=tx.now_us,
+            routes=[_route_figures(rt, s, figures, tx.now_us) for s in statuses],
+            systems=reports.gates(tx, list(rt.config.systems)),
+            outages=figures,
+        )
+
+    return await rt.store.report(work)
+
+
+def _outage_figures(outage: Outage, now_us: int) -> OutageFigures:
+    end_us = outage.drained_us or now_us
+    return OutageFigures(
+        outage=outage,
+        detect_s=(outage.opened_us - outage.first_failure_us) / SECOND_US,
+        down_s=(outage.restored_us - outage.opened_us) / SECOND_US if outage.restored_us else None,
+        drain_s=(outage.drained_us - outage.restored_us) / SECOND_US if outage.drained_us else None,
+        recovery_s=(end_us - outage.first_failure_us) / SECOND_US,
+        is_over=outage.drained_us > 0,
+    )
+
+
+def _route_figures(rt: Runtime, status: RouteStatus, outages: list[OutageFigures], now_us: int) -> RouteFigures:
+    route = rt.config.routes[status.route]
+    systems = rt.config.systems_of(route.target.name)
+    recoveries = [o.recovery_s for o in outages if o.outage.system in systems]
+    return RouteFigures(
+        status=status,
+        target=route.target.name,
+        oldest_s=(now_us - status.oldest_us) / SECOND_US if status.oldest_us else None,
+        rpo_s=(now_us - status.read_us) / SECOND_US if status.read_us else None,
+        rpo_target_s=route.rpo,
+        rto_s=max(recoveries, default=None),
+        rto_target_s=route.rto,
+    )
+
+
+async def audit(rt: Runtime) -> list[RouteAudit]:
+    """Conservation per route, of every route that the configuration or the tables know."""
+    return await rt.store.audit(list(rt.config.routes))
+
+
+async def trace(rt: Runtime, key: str, route: str | None = None) -> list[TracedRecord]:
+    """The story of a business key, or of one record by its id, oldest first."""
+    routes = [route] if route else list(rt.config.routes)
+    for name in routes:
+        rt.route(name)
+    return await rt.store.report(lambda tx: reports.trace(tx, routes, key))

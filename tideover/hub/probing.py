@@ -1,0 +1,77 @@
+"""Finding out whether a system is back: one prober in the whole cluster, by the system's probe or one real record."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tideover.connectors.port import Connector
+from tideover.hub.runtime import Runtime
+from tideover.model import Outcome
+from tideover.policy.breaker import BreakerRule, Reason, Result, State
+from tideover.staging.systems import Gate
+
+_MARGIN_S = 5.0
+
+
+class Prober:
+    """Probes one system when its breaker says that it is time."""
+
+    def __init__(self, rt: Runtime, system: str, connector: Connector, rule: BreakerRule, call_s: float) -> None:
+        self._rt, self._system, self._connector, self._rule = rt, system, connector, rule
+        self._lease_s = call_s + _MARGIN_S
+
+    async def probe(self, with_record: Callable[[], Awaitable[Gate | None]], gate: Gate) -> Gate:
+        """Probe until the breaker closes or a probe fails; a gate that is not due, or that somebody else probes, is
+        returned as it is. `with_record` sends one real record, where only that can tell."""
+        store = self._rt.store
+        while gate.state is not State.CLOSED:
+            slot = await store.take_probe(self._system, self._lease_s)
+            if slot is None:
+                return await store.gate(self._system)
+            try:
+                if self._connector.has_probe and gate.reason != Reason.CONTRACT:
+                    gate = await self._by_call(slot)
+                else:
+                    if gate.reason == Reason.CONTRACT:
+                        await store.restore_storm(self._system)
+                    found = await with_record()
+                    if found is None:
+                        return await store.gate(self._system)
+                    gate = found
+            finally:
+                await store.release_probe(self._system, slot)
+            if gate.state is State.OPEN:
+                return gate
+        await store.hasten(self._system, self._rt.routes_through(self._system))
+        await self._rt.announce_events()
+        return gate
+
+    async def _by_call(self, slot: int) -> Gate:
+        outcome = await self._connector.probe()
+        result = Result("", 0, outcome, is_probe=True)
+        return await self._rt.store.end_probe(self._system, slot, result, self._rule)
+
+
+async def probe_system(rt: Runtime, system: str) -> tuple[Outcome, Gate]:
+    """Ask a system now, whatever its breaker says, and let the answer count.
+
+    With an open breaker the answer counts only if it is time to probe; with a closed one a failure counts like a
+    record's. A system without a probe answers nothing: see `Connector.has_probe`.
+    """
+    connector = await rt.connector(system)
+    rule = rt.breaker_rule(system, has_probe=connector.has_probe)
+    outcome = await connector.probe()
+    result = Result("", 0, outcome, is_probe=False)
+    gate = await rt.store.gate(system)
+    if gate.state is State.CLOSED:
+        gate = await rt.store.tell(system, result, rule)
+    else:
+        call_s = rt.system(system).timeouts.total
+        prober = Prober(rt, system, connector, rule, call_s)
+        gate = await prober.probe(_no_record, gate)
+    await rt.announce_events()
+    return outcome, gate
+
+
+async def _no_record() -> Gate | None:
+    return None

@@ -1,0 +1,79 @@
+"""Parked records, by a person's word: sent again, corrected, or let go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import orjson
+
+from tideover.errors import Refused
+from tideover.hub.mapping import Mapper
+from tideover.hub.runtime import Runtime
+from tideover.model import Broken, JsonObject, NewRecord
+from tideover.staging.parking import Parked, Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """`still_broken`: records parked at intake that today's mapping still can't turn into anything."""
+
+    replayed: int = 0
+    still_broken: int = 0
+
+
+async def replay(rt: Runtime, selection: Selection) -> Replayed:
+    """Send parked records again, each under the idempotency key that it always had, so that replaying twice does one
+    thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits.
+    """
+    total = Replayed()
+    while batch := await rt.store.parked(selection):
+        ready = [p.id for p in batch if not p.at_intake]
+        count = await rt.store.replay(ready) if ready else 0
+        mended, broken = await _remap(rt, [p for p in batch if p.at_intake])
+        total = Replayed(total.replayed + count + mended, total.still_broken + broken)
+        selection = replace(selection, after=batch[-1].id)
+    return total
+
+
+async def _remap(rt: Runtime, batch: list[Parked]) -> tuple[int, int]:
+    mended = broken = 0
+    for parked in batch:
+        route = rt.route(parked.route)
+        mapper = Mapper(route, min(rt.system(s).limits.record for s in rt.config.systems_of(route.target.name)))
+        source = _decoded(await rt.store.parked_payload(parked.id))
+        mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
+        if isinstance(mapped, Broken):
+            broken += 1
+        elif await rt.store.restage(parked.id, mapped):
+            mended += 1
+    return mended, broken
+
+
+def _decoded(payload: bytes) -> JsonObject | None:
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+async def correct(rt: Runtime, record: str, corrected: JsonObject) -> None:
+    """Replace a parked record by a corrected one: a new record with a key of its own, linked to its parent.
+
+    `corrected` is what the target will get. Raises `Refused` when no such record is parked.
+    """
+    found = await rt.store.parked(Selection(records=(record,), limit=1))
+    if not found:
+        raise Refused(f"no open parked record has the id {record}")
+    payload = orjson.dumps(corrected, option=orjson.OPT_SORT_KEYS)
+    if not await rt.store.restage(found[0].id, NewRecord(found[0].key, payload)):
+        raise Refused(f"record {record} was settled by somebody else meanwhile")
+
+
+async def release(rt: Runtime, selection: Selection) -> int:
+    """Let lanes go on without their parked heads. Returns how many records were let go; they stay on the books."""
+    count = 0
+    while batch := await rt.store.parked(selection):
+        count += await rt.store.release([p.id for p in batch])
+        selection = replace(selection, after=batch[-1].id)
+    return count

@@ -1,0 +1,178 @@
+"""Sending the records of some leases: in lane order, unknown outcomes resolved first, one report per lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tideover.connectors.port import Connector
+from tideover.model import (
+    INTERRUPTED,
+    SECOND_US,
+    Accepted,
+    Found,
+    Lease,
+    LeasedRecord,
+    Missing,
+    Outcome,
+    Outgoing,
+    Throttled,
+    Unknown,
+    Unsent,
+)
+from tideover.policy.resolve import ResolveRule, Step, is_miss_final, next_step
+from tideover.policy.settlement import Attempt, Defer, Kind, LaneReport, Park
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease in this worker's hands. After `deadline` (monotonic) nothing more may be sent under it."""
+
+    lease: Lease
+    deadline: float
+    claimed_at: float
+    is_probe: bool = False
+
+
+@dataclass(slots=True)
+class Run:
+    """One lease being worked off."""
+
+    held: Held
+    at: int = 0
+    attempts: list[tuple[Attempt, float]] = field(default_factory=list)  # with when it began, monotonic
+    is_cleared: bool = False  # the head's doubt is resolved: it was not there
+    is_over: bool = False
+    verdict: Defer | Park | None = None
+
+    @property
+    def head(self) -> LeasedRecord | None:
+        records = self.held.lease.records
+        return records[self.at] if not self.is_over and self.at < len(records) else None
+
+    @property
+    def met_trouble(self) -> bool:
+        """True where the last call says something about the system rather than the record."""
+        return bool(self.attempts) and isinstance(self.attempts[-1][0].outcome, Throttled | Unsent | Unknown)
+
+    def note(self, kind: Kind, outcome: Outcome | Missing, began: float, ended: float) -> None:
+        """Add an attempt on the head; go on to the next record if it was accepted, else end the run."""
+        head = self.held.lease.records[self.at]
+        took_us = int((ended - began) * SECOND_US)
+        self.attempts.append((Attempt(head, kind, outcome, 0, took_us), began))
+        if isinstance(outcome, Accepted):
+            self.at += 1
+            self.is_cleared = False
+        elif not isinstance(outcome, Missing):
+            self.is_over = True
+
+    def report(self, now: float) -> LaneReport:
+        """What to settle. A record that was in doubt and not resolved stays in doubt."""
+        lease = self.held.lease
+        rest = lease.records[self.at :]
+        doubt = 0
+        for index, record in enumerate(rest):
+            if not record.in_doubt or (index == 0 and self.is_cleared):
+                break
+            doubt += 1
+        last = self.attempts[-1][0] if self.attempts else None
+        is_new_doubt = last is not None and last.kind is Kind.SEND and isinstance(last.outcome, Unknown)
+        doubted_us = lease.doubted_us if doubt else 0
+        if is_new_doubt and not doubt:
+            doubt = 1
+        attempts = [
+            Attempt(a.record, a.kind, a.outcome, int((now - began) * SECOND_US), a.took_us)
+            for a, began in self.attempts
+        ]
+        return LaneReport(
+            lease.lane, lease.token, attempts, doubt, doubted_us, self.verdict, is_probe=self.held.is_probe
+        )
+
+
+@dataclass(slots=True)
+class Sender:
+    """Sends the leases of one route to one system."""
+
+    connector: Connector
+    operation: str
+    rule: ResolveRule
+    call_s: float  # the longest that one call can take
+    monotonic: Callable[[], float]
+
+    async def work_off(self, group: Sequence[Held], is_wanted: Callable[[], bool], done: Callable[[Run], None]) -> None:
+        """Send what the leases hold, heads of different lanes together where the system takes several at a time.
+
+        `is_wanted` is asked before each call; `done` gets each run as soon as it is over. When this is cancelled in the
+        middle of a call, what was under way is reported as unknown.
+        """
+        runs = [Run(held) for held in group]
+        try:
+            while runs:
+                await self._resolve(runs, is_wanted)
+                ready = [run for run in runs if run.head is not None and self._is_in_time(run) and is_wanted()]
+                for run in runs:
+                    if run not in ready:
+                        done(run)
+                runs = ready
+                if runs:
+                    await self._send(runs)
+        except BaseException:
+            for run in runs:
+                done(run)
+            raise
+
+    def _is_in_time(self, run: Run) -> bool:
+        return self.monotonic() + self.call_s < run.held.deadline
+
+    async def _send(self, runs: Sequence[Run]) -> None:
+        batch = [Outgoing(run.head.id, run.head.key, run.head.payload) for run in runs if run.head is not None]
+        began = self.monotonic()
+        try:
+            outcomes = await self.connector.send(self.operation, batch)
+        except BaseException:
+            for run in runs:
+                run.note(Kind.SEND, Unknown(INTERRUPTED, "the worker was stopped"), began, self.monotonic())
+            raise
+        ended = self.monotonic()
+        for run, outcome in zip(runs, outcomes, strict=True):
+            run.note(Kind.SEND, outcome, began, ended)
+
+    async def _resolve(self, runs: Sequence[Run], is_wanted: Callable[[], bool]) -> None:
+        """Bring every head to where it may be sent, or end its run."""
+        for run in runs:
+            while (head := run.head) is not None and (head.fault or (head.in_doubt and not run.is_cleared)):
+                if head.fault:
+                    _end(run, Park(head, "corrupt", head.fault))
+                    break
+                age_s = run.held.lease.doubt_age_s + self.monotonic() - run.held.claimed_at
+                step = next_step(self.rule, age_s)
+                if step is Step.RESEND:
+                    break
+                if step is Step.PARK:
+                    _end(run, Park(head, "unresolved", "the provider may have processed it and can't be asked"))
+                    break
+                if not (is_wanted() and self._is_in_time(run)):
+                    run.is_over = True
+                    break
+                await self._look_up(run, head, age_s)
+
+    async def _look_up(self, run: Run, head: LeasedRecord, age_s: float) -> None:
+        began = self.monotonic()
+        answer = await self.connector.look_up(self.operation, Outgoing(head.id, head.key, head.payload))
+        ended = self.monotonic()
+        match answer:
+            case Found(reference=reference):
+                run.note(Kind.LOOK_UP, Accepted(reference), began, ended)
+            case Missing():
+                run.note(Kind.LOOK_UP, answer, began, ended)
+                if is_miss_final(self.rule, age_s):
+                    run.is_cleared = True
+                else:
+                    _end(run, Defer(max(self.rule.settle_s - age_s, 0.0)))
+            case Throttled() | Unsent() | Unknown():
+                run.note(Kind.LOOK_UP, answer, began, ended)
+
+
+def _end(run: Run, verdict: Defer | Park) -> None:
+    run.verdict = verdict
+    run.is_over = True

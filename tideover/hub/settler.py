@@ -1,0 +1,106 @@
+"""Settling in bulk: reports are gathered for a moment, or until there are many, and written in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from tideover.errors import HubUnavailable
+from tideover.hub.runs import Run
+from tideover.hub.runtime import Runtime
+from tideover.policy.breaker import BreakerRule
+from tideover.policy.settlement import RouteRule
+from tideover.staging.settle import Settlement
+from tideover.staging.systems import Gate
+
+BATCH = 500
+GATHER_S = 0.02
+RETRY_S = 0.5
+
+
+class Counts(Protocol):
+    delivered: int
+    parked: int
+    refused: int
+
+
+class Settler:
+    """The only task of a delivery that writes outcomes."""
+
+    def __init__(
+        self,
+        rt: Runtime,
+        system: str,
+        rules: Mapping[str, RouteRule],
+        breaker_rule: BreakerRule,
+        counts: Counts,
+        on_gate: Callable[[Gate], None],
+    ) -> None:
+        self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
+        self._counts, self._on_gate = counts, on_gate
+        self._runs: list[Run] = []
+        self._is_writing = False
+        self._writing = asyncio.Lock()
+        self._came = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    @property
+    def is_idle(self) -> bool:
+        """True when everything that was put in is written."""
+        return not self._runs and not self._is_writing
+
+    def put(self, run: Run) -> None:
+        """Take a run that is over."""
+        self._runs.append(run)
+        self._came.set()
+
+    async def something_settled(self, at_most_s: float = 0.25) -> None:
+        """Wait until a batch is written, or for a moment."""
+        self._settled.clear()
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._settled.wait()
+        except TimeoutError:
+            return
+
+    async def run(self) -> None:
+        """Write what comes, until cancelled."""
+        while True:
+            await self._came.wait()
+            if len(self._runs) < BATCH:
+                await asyncio.sleep(GATHER_S)
+            self._came.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write everything put in so far. While the database is away, keep what was learnt for as long as its leases
+        last: after that the records are in doubt, and whoever claims them next resolves it."""
+        async with self._writing:
+            while self._runs:
+                batch, self._runs = self._runs[:BATCH], self._runs[BATCH:]
+                self._is_writing = True
+                try:
+                    await self._write(batch)
+                finally:
+                    self._is_writing = False
+                    self._settled.set()
+
+    async def _write(self, batch: list[Run]) -> None:
+        last_call = max(run.held.deadline for run in batch)
+        while True:
+            now = self._rt.monotonic()
+            reports = [run.report(now) for run in batch]
+            settlement = Settlement(self._system, reports, self._rules, self._breaker_rule)
+            try:
+                settled = await self._rt.store.settle(settlement)
+            except HubUnavailable:
+                if self._rt.monotonic() >= last_call:
+                    raise
+                await self._rt.sleep(RETRY_S)
+                continue
+            self._counts.delivered += settled.delivered
+            self._counts.parked += settled.parked
+            self._counts.refused += len(settled.refused)
+            self._on_gate(settled.gate)
+            return

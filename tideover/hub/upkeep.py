@@ -1,0 +1,18 @@
+"""What a hub does for itself once in a while."""
+
+from __future__ import annotations
+
+from tideover.hub.runtime import Runtime
+from tideover.model import SECOND_US
+
+
+async def housekeeping(rt: Runtime) -> dict[str, int]:
+    """Remove what no retention asks for, and announce what nobody announced. Returns rows removed, per route and for
+    the books (`books`)."""
+    removed = {
+        name: await rt.store.purge(name, int(route.retention * SECOND_US)) for name, route in rt.config.routes.items()
+    }
+    longest = max(route.retention for route in rt.config.routes.values())
+    removed["books"] = await rt.store.tidy(int(longest * SECOND_US))
+    await rt.announce_events()
+    return removed
