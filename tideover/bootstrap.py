@@ -134,8 +134,6 @@ async def open_hub(
     """
     path = hub_file(file)
     config = load_hub(path)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # mapping functions stand beside the hub's file
     found = secrets or LazySecrets(lambda: project_secrets(path.parent))
     store = await open_store(config, path, found)
     try:
@@ -146,7 +144,7 @@ async def open_hub(
     except BaseException:
         await store.close()
         raise
-    rt = Runtime(config, store, _connect_through(found), announce)
+    rt = Runtime(config, store, _connect_through(found), path.parent, announce)
     try:
         yield rt
     finally:

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from tideover.config.rest import Expression, Limits, Rest, Strict, Timeouts
+from tideover.config.expressions import Expression
+from tideover.config.names import BlockName, DottedFunction, FilePath, Name, VariableName
+from tideover.config.rest import Limits, Rest, Strict, Timeouts
 from tideover.config.units import Duration
 from tideover.model import Order, Resolve
-
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-
-
-def _check_name(value: str) -> str:
-    if not _NAME.fullmatch(value) or len(value) > 60:
-        raise ValueError("is no name: lower-case letters, digits and single hyphens, at most 60, as in orders-to-erp")
-    return value
-
-
-def _check_block(value: str) -> str:
-    slug, _, name = value.partition("/")
-    if not (_NAME.fullmatch(slug) and _NAME.fullmatch(name)):
-        raise ValueError("is no block: write its type and its name, as in tideover-bearer/crm")
-    return value
-
-
-def _check_dotted(value: str) -> str:
-    module, _, function = value.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise ValueError("is no function: write module and function, as in mappings.orders:to_invoice")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_check_name)]
-BlockName = Annotated[str, AfterValidator(_check_block)]
-DottedFunction = Annotated[str, AfterValidator(_check_dotted)]
 
 
 class Breaker(Strict):
@@ -60,26 +34,33 @@ class System(Strict):
     preset: Name | None = None
     """A vendor's description that ships with tideover; what `rest` says here goes before it."""
     block: BlockName
-    """The Prefect block that holds its address and secrets: type and name, as in tideover-bearer/crm."""
+    """The Prefect block that holds its address and secrets: type and name, as in `tideover-bearer/crm`."""
     rest: Rest = Rest()
     """What the preset lacks, or all of it."""
-    resolve: Resolve | None = None
+    resolve: Resolve = Resolve.NONE
     """How an unknown outcome is resolved: natural, key, lookup or none. Default: the preset's, else none."""
     key_horizon: Duration = 86_400.0
     """With `resolve: key`: how long the provider remembers idempotency keys."""
     timeouts: Timeouts = Timeouts()
+    """How long one call may take."""
     limits: Limits = Limits()
+    """What one worker may ask of the system at a time."""
     breaker: Breaker = Breaker()
+    """When the hub stops calling the system."""
 
 
 class Group(Strict):
     """Providers of one capability, in order of preference. Parsed and checked; failover itself comes later."""
 
     providers: list[Name] = Field(min_length=2)
+    """Systems that can each do what the group is for; the first is preferred."""
 
 
 class Source(Strict):
+    """Where a route's records come from."""
+
     system: Name
+    """One of `systems`."""
     stream: str
     """One of the system's streams."""
 
@@ -97,10 +78,12 @@ class Mapping(Strict):
     @model_validator(mode="after")
     def _one_way(self) -> Mapping:
         if self.fields is not None and self.function is not None:
-            raise ValueError("has both `fields` and `function`; keep one")
+            raise ValueError("has both `fields` and `function`; keep one of them")
         unknown = sorted(set(self.required) - set(self.fields or {}))
         if self.fields is not None and unknown:
-            raise ValueError(f"`required` names {', '.join(unknown)}, which `fields` does not have")
+            raise ValueError(
+                f"`required` names {', '.join(unknown)}, which `fields` does not have; add or correct them"
+            )
         return self
 
 
@@ -108,14 +91,16 @@ class Target(Strict):
     """Where a route delivers: one system, or a failover group of systems."""
 
     system: Name | None = None
+    """One of `systems`."""
     group: Name | None = None
+    """One of `groups`."""
     operation: str
     """One of the system's operations; in a group, one that every provider has."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Target:
         if (self.system is None) == (self.group is None):
-            raise ValueError("needs either `system` or `group`")
+            raise ValueError("needs either `system` or `group`; write one of them")
         return self
 
     @property
@@ -125,12 +110,32 @@ class Target(Strict):
 
 
 class Every(Strict):
+    """A schedule by interval."""
+
     every: Duration = Field(ge=1)
+    """How often, from the last start on."""
 
 
 class Cron(Strict):
+    """A schedule by the calendar."""
+
     cron: str
+    """Five fields: minute, hour, day of the month, month, day of the week, as in `0 6 * * mon-fri`."""
     timezone: str = "UTC"
+    """The time zone of the fields, as in `Europe/Amsterdam`."""
+
+
+def _kind_of_schedule(value: object) -> str | None:
+    """Which of the two a schedule is; None where it has both keys or neither."""
+    if isinstance(value, Every | Cron):
+        return "every" if isinstance(value, Every) else "cron"
+    kinds = [kind for kind in ("every", "cron") if isinstance(value, dict) and kind in value]
+    return kinds[0] if len(kinds) == 1 else None
+
+
+Schedule = Annotated[
+    Annotated[Every, Tag("every")] | Annotated[Cron, Tag("cron")], Field(discriminator=Discriminator(_kind_of_schedule))
+]
 
 
 class Retry(Strict):
@@ -142,6 +147,7 @@ class Retry(Strict):
     base: Duration = 1.0
     """The first wait is random up to this; each next one may be twice as long."""
     cap: Duration = 300.0
+    """The longest wait between two attempts."""
     max_age: Duration | None = None
     """A record still undelivered at this age is parked instead of tried again: its business deadline. Default:
     none, as an outage must never lose a record's place."""
@@ -151,13 +157,16 @@ class Route(Strict):
     """From a source through a mapping to a target: the unit of governance, scheduling and run history."""
 
     source: Source
+    """Where its records come from."""
     mapping: Mapping = Mapping()
+    """How a source record becomes what the target takes."""
     target: Target
+    """Where its records go."""
     key: Expression
     """The business key, as a JMESPath expression over the source record: a string or a number."""
     order: Order = Order.BLOCK
     """What a parked record means for later records of the same key: block, skip, latest or none."""
-    schedule: Every | Cron | None = None
+    schedule: Schedule | None = None
     """When `sync` runs by itself: `every: 5m`, or `cron:` with a `timezone`."""
     rto: Duration | None = None
     """Recovery time objective (ISO 22301): the flow must be whole again this long after an outage began."""
@@ -166,9 +175,11 @@ class Route(Strict):
     retention: Duration = 2_592_000.0
     """How long delivered records and their attempts are kept."""
     retry: Retry = Retry()
+    """How a record is tried again whose attempts fail while its system is well."""
     on_unknown: Literal["hold", "reroute"] = "hold"
     """For failover groups: what to do with an unknown outcome while its provider can't be asked."""
     max_hold: Duration = 3600.0
+    """With `on_unknown: reroute`: how long an unknown outcome is held before it is rerouted."""
     accepts_duplicates: bool = False
     """True: an unknown outcome that can't be resolved is sent again instead of parked."""
 
@@ -176,8 +187,9 @@ class Route(Strict):
 class DeliverSettings(Strict):
     """How the deliver deployment of each target runs."""
 
-    linger: Duration = 600.0
-    """How long a scheduled run stays alive and delivers what is staged within a fraction of a second."""
+    linger: Duration = 570.0
+    """How long a scheduled run stays alive and delivers what is staged within a fraction of a second. A little
+    shorter than `every`, so that the next run finds its place free."""
     every: Duration = Field(default=600.0, ge=10)
     """The safety net: how often a run starts, whatever else starts one."""
     workers: int = Field(default=1, ge=1, le=64)
@@ -187,21 +199,23 @@ class DeliverSettings(Strict):
 class Staging(Strict):
     """Where the staging database is. Exactly one of the three."""
 
-    sqlite: str | None = None
+    sqlite: FilePath | None = None
     """A file, relative to this one."""
-    env: str | None = None
+    env: VariableName | None = None
     """The environment variable that holds the database's URL."""
     block: BlockName | None = None
-    """The Prefect block that holds it: tideover-staging-database/<name>."""
+    """The Prefect block that holds it: `tideover-staging-database/<name>`."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Staging:
         if sum(v is not None for v in (self.sqlite, self.env, self.block)) != 1:
-            raise ValueError("needs exactly one of `sqlite`, `env` and `block`")
+            raise ValueError("needs exactly one of `sqlite`, `env` and `block`; keep one")
         return self
 
 
 class PrefectSettings(Strict):
+    """How the hub uses Prefect."""
+
     work_pool: str = "tideover"
     """The work pool of every deployment; `tideover deploy` makes it, of type process, if it is not there."""
 
@@ -210,14 +224,21 @@ class Hub(Strict):
     """The whole of `hub.yaml`."""
 
     name: Name
+    """What this hub is called, in Prefect's tags and in events."""
     staging: Staging = Staging(sqlite="tideover.db")
+    """Where the staging database is."""
     encryption: BlockName | None = None
-    """The Prefect block with the keys that seal payloads at rest: tideover-encryption-keys/<name>."""
+    """The Prefect block with the keys that seal payloads at rest: `tideover-encryption-keys/<name>`."""
     prefect: PrefectSettings = PrefectSettings()
+    """How the hub uses Prefect."""
     deliver: DeliverSettings = DeliverSettings()
+    """How deliveries run."""
     systems: dict[Name, System] = Field(min_length=1)
+    """The systems that the hub talks to, by name."""
     groups: dict[Name, Group] = Field(default_factory=dict)
+    """Failover groups, by name."""
     routes: dict[Name, Route] = Field(min_length=1)
+    """The routes, by name: what goes from where to where."""
 
     def systems_of(self, target: str) -> list[str]:
         """The systems behind a target, in order of preference."""

@@ -6,12 +6,15 @@ business key and idempotency key, percent-encoded.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-import jmespath
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tideover.config.expressions import Expression
 from tideover.config.units import Duration, Size
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 class Strict(BaseModel):
@@ -20,22 +23,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-def _check_expression(value: str) -> str:
-    try:
-        jmespath.compile(value)
-    except jmespath.exceptions.JMESPathError as error:
-        raise ValueError(f"is no JMESPath expression: {str(error).splitlines()[0]}") from None
-    return value
-
-
-def _check_path(value: str) -> str:
+def check_path(value: str) -> str:
+    """The path itself. Raises `ValueError`, as `what; how to mend it`."""
     if not value.startswith("/") or value.startswith("//") or "\\" in value:
-        raise ValueError("is no path: begin it with one slash, as in /v3/orders; the host belongs in the system's block")
+        raise ValueError(
+            "is no path; begin it with one slash, as in /v3/orders: the host belongs in the system's block"
+        )
+    unknown = sorted(set(_PLACEHOLDER.findall(value)) - {"{key}", "{id}"})
+    if unknown:
+        raise ValueError(f"has {', '.join(unknown)}, which nothing fills in; a path may hold {{key}} and {{id}}")
     return value
 
 
-Expression = Annotated[str, AfterValidator(_check_expression), Field(min_length=1)]
-UrlPath = Annotated[str, AfterValidator(_check_path), Field(min_length=1)]
+UrlPath = Annotated[str, AfterValidator(check_path), Field(min_length=1)]
 StatusCode = Annotated[int, Field(ge=100, le=599)]
 Method = Literal["POST", "PUT", "PATCH"]
 
@@ -58,17 +58,24 @@ class PagePagination(Strict):
     type: Literal["page"]
     """Pages are numbered; a page shorter than `size` is the last."""
     param: str = "page"
+    """The query parameter that carries the page's number."""
     size_param: str = "per_page"
+    """The query parameter that carries `size`."""
     size: int = Field(default=100, ge=1)
+    """Records of a full page."""
     first: int = 1
+    """The number of the first page: 0 or 1."""
 
 
 class OffsetPagination(Strict):
     type: Literal["offset"]
     """Pages begin at an offset; a page shorter than `limit` is the last."""
     param: str = "offset"
+    """The query parameter that carries the offset."""
     limit_param: str = "limit"
+    """The query parameter that carries `limit`."""
     limit: int = Field(default=100, ge=1)
+    """Records of a full page."""
 
 
 class LinkPagination(Strict):
@@ -99,11 +106,13 @@ class Stream(Strict):
     """Something a system can list."""
 
     path: UrlPath
+    """Where the records are listed, from the system's base address."""
     params: dict[str, str] = Field(default_factory=dict)
     """Query parameters of every page."""
     records: Expression = "@"
     """Where the list of records stands in the answer."""
     pagination: Pagination = NoPagination()
+    """How the next page is asked for."""
     incremental: Incremental | None = None
     """Without it, every run lists everything; the hub's dedupe drops what has not changed."""
 
@@ -112,7 +121,9 @@ class Bulk(Strict):
     """One call that carries many records."""
 
     path: UrlPath
+    """Where the call goes, from the system's base address."""
     method: Method = "POST"
+    """The HTTP method."""
     size: int = Field(ge=2, le=10_000)
     """How many records one call may carry."""
     wrap: str | None = None
@@ -127,7 +138,7 @@ class Bulk(Strict):
     """True of a result that means accepted."""
     reference: Expression | None = None
     """Where a result names the provider's own id of the record."""
-    code: Expression = "errors[0].code || error.code || error || `rejected`"
+    code: Expression = "errors[0].code || error.code || error || 'rejected'"
     """Where a failed result names the reason, as a short code."""
     detail: Expression = "errors[0].message || error.message || message"
     """Where a failed result explains itself to people."""
@@ -137,7 +148,7 @@ class Bulk(Strict):
     @model_validator(mode="after")
     def _key_has_its_place(self) -> Bulk:
         if self.match == "key" and self.result_key is None:
-            raise ValueError("`match: key` needs `result_key`, the place of the business key in a result")
+            raise ValueError("`match: key` needs `result_key`; write where a result names the business key")
         return self
 
 
@@ -145,6 +156,7 @@ class LookUpCall(Strict):
     """How to ask whether the system has a record."""
 
     path: UrlPath
+    """Where the call goes, from the system's base address; it may hold `{key}` and `{id}`."""
     params: dict[str, str] = Field(default_factory=dict)
     """Query parameters; values may hold `{key}` and `{id}`."""
     found: Expression = "@"
@@ -157,7 +169,9 @@ class Operation(Strict):
     """Something a system can be asked to do with one record."""
 
     path: UrlPath
+    """Where the call goes, from the system's base address; it may hold `{key}` and `{id}`."""
     method: Method = "POST"
+    """The HTTP method."""
     idempotency_header: str | None = None
     """The header that carries the idempotency key, such as `Idempotency-Key`."""
     idempotency_field: str | None = None
@@ -172,14 +186,16 @@ class Operation(Strict):
     detail: Expression = "errors[0].message || error.message || message"
     """Where an error's answer explains itself to people."""
     bulk: Bulk | None = None
+    """One call that carries many records, where the system has one. A single record goes the single way."""
     lookup: LookUpCall | None = None
+    """How to ask whether the system has a record: what `resolve: lookup` needs."""
 
 
 class ErrorRule(Strict):
     """What one kind of answer means here, where it differs from the usual meaning of its status.
 
     The first rule that fits decides. Usual: 2xx accepted; 401 and 403 unsent (credentials); 429 throttled; 408,
-    425 and 5xx unknown; other 4xx rejected; 3xx unsent, as a redirect is never followed.
+    425 and 5xx unknown; other 4xx rejected; 3xx unsent, as a redirect is never followed, but 303 unknown.
     """
 
     status: StatusCode | None = None
@@ -191,6 +207,7 @@ class ErrorRule(Strict):
     json_body: bool | None = None
     """`false`: only a body that is not JSON; `true`: only one that is."""
     outcome: Literal["accepted", "rejected", "throttled", "unsent", "unknown", "credentials"]
+    """What such an answer means for the record; `credentials` opens the breaker and parks nothing."""
     code: str | None = None
     """The reason that is recorded, where the answer holds none."""
     delay: Duration = 30.0
@@ -198,8 +215,12 @@ class ErrorRule(Strict):
 
 
 class Probe(Strict):
+    """A cheap call that tells whether the system is well."""
+
     path: UrlPath = "/health"
+    """Where the call goes, from the system's base address."""
     method: Literal["GET", "HEAD"] = "GET"
+    """The HTTP method."""
 
 
 class Rest(Strict):
@@ -208,10 +229,13 @@ class Rest(Strict):
     headers: dict[str, str] = Field(default_factory=dict)
     """Headers of every call. Secrets belong in the system's block."""
     streams: dict[str, Stream] = Field(default_factory=dict)
+    """What the system can list, by name."""
     operations: dict[str, Operation] = Field(default_factory=dict)
+    """What the system can be asked to do with a record, by name."""
     probe: Probe | None = None
     """A cheap call that tells whether the system is well; without it, one real record is the probe."""
     errors: list[ErrorRule] = Field(default_factory=list)
+    """What answers mean here, where their status does not tell. The file's rules go before the preset's."""
     reset_headers: list[str] = Field(default_factory=list)
     """Vendor headers that say, on a throttled answer, in how many seconds (or at which Unix second) quota is
     back. `Retry-After` (RFC 9110 10.2.3) and the IETF `RateLimit` header are always understood; `Retry-After`
@@ -222,6 +246,7 @@ class Timeouts(Strict):
     """How long one call may take, in parts and as a whole."""
 
     connect: Duration = 5.0
+    """Until a connection stands, TLS included."""
     read: Duration = 30.0
     """Between two pieces of the answer."""
     total: Duration = 60.0
@@ -230,7 +255,7 @@ class Timeouts(Strict):
     @model_validator(mode="after")
     def _total_covers_its_parts(self) -> Timeouts:
         if self.total < max(self.connect, self.read):
-            raise ValueError("`total` must be at least as long as `connect` and `read`")
+            raise ValueError("`total` is shorter than `connect` or `read`; write at least the longer of the two")
         return self
 
 
@@ -244,4 +269,3 @@ class Limits(Strict):
     error for a source."""
     record: Size = 1_000_000
     """The largest record that is staged for this system; a larger one is parked at intake."""
-

@@ -34,7 +34,7 @@ async def extract(rt: Runtime, route_name: str, *, limit: int = BATCH_RECORDS) -
     """
     route = rt.route(route_name)
     connector = await rt.connector(route.source.system)
-    mapper = Mapper(route, _record_limit(rt, route_name))
+    mapper = rt.mapper(route_name)
     start = await rt.store.cursor(route_name)
     records: list[NewRecord] = []
     broken: list[Broken] = []
@@ -86,17 +86,11 @@ async def stage(rt: Runtime, extracted: Extract) -> Staged:
 
 async def stage_records(rt: Runtime, route_name: str, found: Iterable[JsonObject]) -> Staged:
     """Stage records that come from somewhere else than the route's source, through the route's mapping."""
-    mapper = Mapper(rt.route(route_name), _record_limit(rt, route_name))
+    mapper = rt.mapper(route_name)
     records: list[NewRecord] = []
     broken: list[Broken] = []
     sort_out(mapper, found, records, broken)
     return await rt.store.stage(Batch(route_name, rt.route(route_name).source.system, records, broken))
-
-
-def _record_limit(rt: Runtime, route_name: str) -> int:
-    """The smallest record limit of the systems that may get the record."""
-    systems = rt.config.systems_of(rt.route(route_name).target.name)
-    return min(rt.system(name).limits.record for name in systems)
 
 
 def add(one: Staged, other: Staged) -> Staged:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jmespath
 import orjson
 
+from tideover.config.functions import NoFunction, load_function
 from tideover.config.models import Mapping, Route
-from tideover.errors import MappingError
+from tideover.errors import MappingError, Refused
 from tideover.model import Broken, JsonObject, NewRecord
 
 MAX_KEY = 500  # characters: it is part of an index, of URLs and of what people read
@@ -21,9 +22,10 @@ Transform = Callable[[JsonObject], JsonObject | None]
 class Mapper:
     """Maps the records of one route. Makes no call and keeps no state: the same record always gives the same result."""
 
-    def __init__(self, route: Route, max_bytes: int) -> None:
+    def __init__(self, route: Route, max_bytes: int, folder: Path) -> None:
+        """`folder`: where mapping functions are imported from. Raises `Refused` when one can't be."""
         self._key = jmespath.compile(route.key)
-        self._transform = _transform(route.mapping)
+        self._transform = _transform(route.mapping, folder)
         self._max_bytes = max_bytes
 
     def map(self, record: JsonObject) -> NewRecord | Broken | None:
@@ -35,13 +37,14 @@ class Mapper:
             if mapped is None:
                 return None
             payload = encode(mapped)
-            if len(payload) > self._max_bytes:
-                raise MappingError(f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}")
         except MappingError as error:
             return Broken(key, encode(record), "mapping", str(error))
         except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
             # Only the kind: the text of an exception may quote the record.
             return Broken(key, encode(record), "mapping", f"the mapping raised {type(error).__name__}")
+        if len(payload) > self._max_bytes:
+            detail = f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}"
+            return Broken(key, encode(record), "too_large", detail)
         return NewRecord(key, payload)
 
 
@@ -64,9 +67,12 @@ def _key_text(found: Any) -> str:
     return text
 
 
-def _transform(mapping: Mapping) -> Transform:
+def _transform(mapping: Mapping, folder: Path) -> Transform:
     if mapping.function is not None:
-        return load_function(mapping.function)
+        try:
+            return load_function(mapping.function, folder)
+        except NoFunction as error:
+            raise Refused(f"mapping function {mapping.function}: {error.what}; {error.mend}") from error
     if mapping.fields is None:
         return lambda record: record
     fields = {name: jmespath.compile(expression) for name, expression in mapping.fields.items()}
@@ -80,15 +86,3 @@ def _transform(mapping: Mapping) -> Transform:
         return mapped
 
     return transform
-
-
-def load_function(dotted: str) -> Transform:
-    """The function behind `module:name`. Raises `MappingError` when there is none."""
-    module_name, _, name = dotted.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise MappingError(f"mapping function {dotted} can't be loaded: {error}") from error
-    if not callable(function):
-        raise MappingError(f"mapping function {dotted} is not callable")
-    return function  # type: ignore[no-any-return]

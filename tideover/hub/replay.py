@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import orjson
 
 from tideover.errors import Refused
-from tideover.hub.mapping import Mapper
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord
 from tideover.staging.parking import Parked, Selection
@@ -38,8 +37,7 @@ async def replay(rt: Runtime, selection: Selection) -> Replayed:
 async def _remap(rt: Runtime, batch: list[Parked]) -> tuple[int, int]:
     mended = broken = 0
     for parked in batch:
-        route = rt.route(parked.route)
-        mapper = Mapper(route, min(rt.system(s).limits.record for s in rt.config.systems_of(route.target.name)))
+        mapper = rt.mapper(parked.route)
         source = _decoded(await rt.store.parked_payload(parked.id))
         mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
         if isinstance(mapped, Broken):

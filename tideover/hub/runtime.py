@@ -1,4 +1,4 @@
-"""What every use-case needs: the configuration, the store, and one connector per system, opened when first asked for."""
+"""What every use-case needs: the configuration, the store, and one connector per system, made when asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from tideover.config.models import Hub, Route, System
 from tideover.connectors.port import Connector
 from tideover.errors import Refused
+from tideover.hub.mapping import Mapper
 from tideover.model import Resolve
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.resolve import ResolveRule
@@ -38,6 +40,7 @@ class Runtime:
     config: Hub
     store: Store
     connect: Connect
+    folder: Path = field(default_factory=Path.cwd)  # the hub's file is there, and the mapping functions beside it
     announce: Callable[[Recorded], None] = lambda _: None
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -74,6 +77,12 @@ class Runtime:
         return [
             name for name, route in self.config.routes.items() if system in self.config.systems_of(route.target.name)
         ]
+
+    def mapper(self, name: str) -> Mapper:
+        """The route's mapping. Records are held to the smallest limit of the systems that may get them."""
+        route = self.route(name)
+        systems = self.config.systems_of(route.target.name)
+        return Mapper(route, min(self.system(s).limits.record for s in systems), self.folder)
 
     def breaker_rule(self, system: str, *, has_probe: bool) -> BreakerRule:
         settings = self.system(system).breaker

@@ -1,0 +1,60 @@
+# Each target sets up what it needs in .venv; nothing but Python 3.11-3.13 and make has to be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo test quick lint format bench chaos constraints docs clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## Make .venv with the exact versions of constraints.txt
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("tideover needs Python 3.11, 3.12 or 3.13; say which with PYTHON=...") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the exact versions of constraints.txt into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## Watch a business keep going while its ERP is down (KEEP=1 leaves it running)
+	@$(BIN)/tideover demo $(if $(KEEP),--keep)
+
+test: $(STAMP)  ## Every test: unit, contract, integration, flows, packaging
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+
+quick: $(STAMP)  ## The tests that need no Prefect server and build no package
+	$(PYTEST) -m "not prefect and not packaging" $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy strict, import-linter, generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## Let ruff write what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Measure the store and the delivery beside a bare loop, in one run
+	$(BIN)/python -m bench
+
+chaos: $(STAMP)  ## Kill and freeze real workers and servers, then hold both ends against each other
+	$(PYTEST) tests/chaos -m chaos $(ARGS)
+
+constraints:  ## Resolve every dependency anew: exact versions and hashes, for each supported Python and platform
+	@test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev --output-file constraints.txt pyproject.toml
+
+docs: $(STAMP)  ## Write the generated documents: configuration reference and schema
+	$(BIN)/python -m tideover.config.schema --markdown
+
+clean:  ## Remove .venv and everything that was generated
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

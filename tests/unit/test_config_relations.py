@@ -1,0 +1,175 @@
+"""What must hold between the parts of a hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tideover.config.cron import check_cron, check_timezone
+from tideover.config.loader import check_hub
+
+HUB = """\
+name: acme
+systems:
+  crm:
+    block: a-b/crm
+    breaker: {}
+    rest: {streams: {orders: {path: /orders}}}
+  one:
+    block: a-b/one
+    resolve: lookup
+    rest: {operations: {ship: {path: /s, lookup: {path: '/s/{key}'}}}}
+  two:
+    block: a-b/two
+    resolve: key
+    rest: {operations: {ship: {path: /s, idempotency_field: ref}}}
+groups:
+  shipping: {providers: [one, two]}
+routes:
+  ship:
+    source: {system: crm, stream: orders}
+    target: {group: shipping, operation: ship}
+    key: id
+    schedule: {every: 5m}
+"""
+
+# what to replace, by what, and the line, key and words of the only problem or warning that follows
+BROKEN = [
+    ("system: crm", "system: crn", 19, "routes.ship.source.system", "did you mean `crm`?"),
+    ("stream: orders", "stream: deals", 19, "routes.ship.source.stream", "the streams of crm are `orders`"),
+    ("system: crm, stream: orders", "system: one, stream: x", 19, "routes.ship.source.stream",
+     "there are no streams of one"),
+    ("group: shipping", "group: shiping", 20, "routes.ship.target.group", "did you mean `shipping`?"),
+    ("group: shipping", "system: shipping", 20, "routes.ship.target.system", "write `group: shipping`"),
+    ("group: shipping", "group: one", 20, "routes.ship.target.group", "write `system: one`"),
+    ("operation: ship", "operation: shp", 20, "routes.ship.target.operation", "did you mean `ship`?"),
+    ("{ship: {path: /s, idem", "{send: {path: /s, idem", 20, "routes.ship.target.operation",
+     "system two has no operation"),
+    ("[one, two]", "[one, tow]", 16, "groups.shipping.providers[1]", "did you mean `two`?"),
+    ("[one, two]", "[one, one]", 16, "groups.shipping.providers[1]", "is there twice"),
+    ("[one, two]", "[one, two, shipping]", 16, "groups.shipping.providers[2]", "groups don't nest"),
+    ("routes:", "  crm: {providers: [one, two]}\nroutes:", 17, "groups.crm", "also the name of a system"),
+    (", lookup: {path: '/s/{key}'}", "", 10, "systems.one.rest.operations.ship", "has no `lookup`"),
+    (", idempotency_field: ref", "", 14, "systems.two.rest.operations.ship", "neither `idempotency_header`"),
+    ("resolve: key", "resolve: key\n    key_horizon: 30s", 14, "systems.two.key_horizon", "no longer than one call"),
+    ("breaker: {}", "breaker: {open_for: 10m, max_open: 5m}", 5, "systems.crm.breaker.max_open",
+     "shorter than `open_for`"),
+    ("rest: {streams: {orders: {path: /orders}}}", "rest: {headers: {x-api-key: k}, streams: {orders: {path: /o}}}", 6,
+     "systems.crm.rest.headers.x-api-key", "secrets belong in the system's block"),
+    ("path: /orders", "path: '/o/{key}'", 6, "systems.crm.rest.streams.orders.path", "about no single record"),
+    ("idempotency_field: ref", "idempotency_field: ref, bulk: {path: '/b/{id}', size: 2}", 14,
+     "systems.two.rest.operations.ship.bulk.path", "many records"),
+    ("key: id", "key: id\n    retry: {base: 10m}", 22, "routes.ship.retry.base",
+     "`base` (10m) is longer than `cap` (5m)"),
+    ("key: id", "key: id\n    retry: {cap: 500ms}", 22, "routes.ship.retry.cap", "longer than `cap` (500ms)"),
+    ("key: id", "key: id\n    rpo: 1m", 22, "routes.ship.rpo", "reads its source every 5m"),
+    ("every: 5m", "cron: '0 25 * * *'", 22, "routes.ship.schedule.cron", 'has no hour "25"'),
+    ("every: 5m", "cron: '0 5 * * *', timezone: Europe/Amsterdm", 22, "routes.ship.schedule.timezone",
+     "Europe/Amsterdam"),
+    ("{group: shipping, operation: ship}\n", "{system: two, operation: ship}\n    rto: 4s\n", 21, "routes.ship.rto",
+     "waits 5s before it probes"),
+]  # fmt: skip
+DOUBTFUL = [
+    ("groups:", "  lone: {block: a-b/c}\ngroups:", 15, "systems.lone", "no route uses this system"),
+    ("routes:", "  spare: {providers: [two, one]}\nroutes:", 17, "groups.spare", "no route delivers to this group"),
+    ("rest: {streams", "rest: {headers: {X-A: '${A}'}, streams", 6, "systems.crm.rest.headers.X-A",
+     "nothing fills it in"),
+    ("idempotency_field: ref", "idempotency_header: K, bulk: {path: /b, size: 2}", 14,
+     "systems.two.rest.operations.ship.bulk", "only one idempotency key"),
+    ("routes:",
+     "routes:\n  b: {source: {system: crm, stream: orders}, target: {system: one, operation: ship}, key: id,\n"
+     "    on_unknown: reroute}", 19, "routes.b.on_unknown", "has no effect"),
+    ("routes:",
+     "  \nroutes:\n  b: {source: {system: crm, stream: orders}, target: {system: n, operation: o}, key: id,\n"
+     "    order: none}", 20, "routes.b.order", "an older version"),
+]  # fmt: skip
+
+
+def check(tmp_path: Path, old: str, new: str):  # type: ignore[no-untyped-def]
+    assert old in HUB
+    text = HUB.replace(old, new, 1)
+    if "system: n," in text:
+        natural = "  n: {block: a-b/n, resolve: natural, rest: {operations: {o: {path: /o}}}}\n"
+        text = text.replace("  \nroutes:", "routes:").replace("groups:\n", natural + "groups:\n")
+    path = tmp_path / "hub.yaml"
+    path.write_text(text, encoding="utf-8")
+    return check_hub(path)
+
+
+def test_hub_when_whole_has_no_problem_and_no_warning(tmp_path: Path) -> None:
+    report = check(tmp_path, "acme", "acme")
+    assert (report.problems, report.warnings) == ([], [])
+
+
+@pytest.mark.parametrize(("old", "new", "line", "key", "words"), BROKEN)
+def test_relation_when_broken_is_the_one_problem(
+    tmp_path: Path, old: str, new: str, line: int, key: str, words: str
+) -> None:
+    report = check(tmp_path, old, new)
+    assert [(p.line, p.key) for p in report.problems] == [(line, key)]
+    assert words in str(report.problems[0])
+    assert report.hub is None
+
+
+@pytest.mark.parametrize(("old", "new", "line", "key", "words"), DOUBTFUL)
+def test_relation_when_doubtful_is_a_warning_and_the_hub_loads(
+    tmp_path: Path, old: str, new: str, line: int, key: str, words: str
+) -> None:
+    report = check(tmp_path, old, new)
+    assert report.problems == []
+    assert [(p.line, p.key) for p in report.warnings] == [(line, key)]
+    assert words in str(report.warnings[0])
+    assert report.hub is not None
+
+
+CRONS = [
+    "* * * * *",
+    "*/5 0-6,22 1 jan,7 mon-fri",
+    "0 6 l * *",
+    "0 0 29 2 *",
+    "15-45/15 * * * sun",
+    "0 6 * * 5-7",
+    "0 0 * * fri-sun",
+]
+
+
+@pytest.mark.parametrize("expression", CRONS)
+def test_cron_when_sound_has_no_fault(expression: str) -> None:
+    assert check_cron(expression) is None
+
+
+def test_cron_when_sound_is_sound_for_prefect_too() -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    assert [CronSchedule(cron=expression).cron for expression in CRONS] == CRONS
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("", "has 0 fields"), ("* * * *", "has 4 fields"), ("0 0 * * * *", "has 6 fields"), ("@daily", "nickname"),
+        ("60 * * * *", 'minute "60"'), ("* 24 * * *", 'hour "24"'), ("* * 0 * *", 'day of the month "0"'),
+        ("* * * 13 *", 'month "13"'), ("* * * * 8", 'day of the week "8"'), ("5-1 * * * *", 'minute "5-1"'),
+        ("*/0 * * * *", 'minute "*/0"'), ("a * * * *", 'minute "a"'), ("* * * foo *", 'month "foo"'),
+        ("1,, * * * *", 'minute ""'), ("0 0 30 2 *", "never comes"), ("0 0 31 4 *", "never comes"),
+        ("* * * * ?", "week"),
+    ],
+)  # fmt: skip
+def test_cron_when_unsound_says_which_field(expression: str, words: str) -> None:
+    fault = check_cron(expression)
+    assert fault is not None
+    assert words in fault[0]
+    assert fault[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Amsterdam/Europe", "../../etc/passwd", "/etc/passwd", "Europe", "x" * 5000, "a\0b"]
+)
+def test_timezone_when_there_is_none_is_refused(name: str) -> None:
+    assert check_timezone(name) is not None
+
+
+@pytest.mark.parametrize("name", ["UTC", "Europe/Amsterdam", "America/Argentina/Buenos_Aires"])
+def test_timezone_when_it_exists_is_taken(name: str) -> None:
+    assert check_timezone(name) is None

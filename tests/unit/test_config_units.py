@@ -1,0 +1,94 @@
+"""Durations, sizes, names and expressions: what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tideover.config.expressions import check_expression
+from tideover.config.names import check_block, check_dotted, check_file, check_name, check_variable
+from tideover.config.rest import check_path
+from tideover.config.units import format_duration, format_size, parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("250ms", 0.25), ("90s", 90.0), ("1h30m", 5400.0), ("1.5h", 5400.0), ("30d", 2_592_000.0)]
+)
+def test_duration_when_it_has_units_is_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "5 m", "-5m", "m", "5y", "٥m", 5, None, "9" * 400 + "d", "101w1000000h"])
+def test_duration_when_unclear_or_endless_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match=r"duration|100 years"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "10", "10mb", "-1B", "1.2.3MB", "9" * 400 + "GB", 10])
+def test_size_when_unclear_or_endless_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match=r"size|1000GB"):
+        parse_size(text)
+
+
+@given(st.integers(0, 10**9))
+def test_duration_when_formatted_reads_back(seconds: int) -> None:
+    assert parse_duration(format_duration(float(seconds))) == seconds
+
+
+@given(st.integers(1, 10**12))
+def test_size_when_formatted_reads_back(size_bytes: int) -> None:
+    assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["@", "id", "order.number", "items[?qty > `1`].sku", '"order-id"', "join(',', tags)", "not_null(a, b, c)"],
+)
+def test_expression_when_sound_is_kept(expression: str) -> None:
+    assert check_expression(expression) == expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        ("{{ order.id }}", "no template engine"),
+        ("${TOKEN}", "no template engine"), ("{% if a %}", "no template engine"),
+        ("order-id", "no minus"), ("a = b", "single `=`"), ("a b", "`b` at character 3"), ("'a", "never closed"),
+        ("a[", "ends too early"), ("", "empty"), ("  ", "empty"), ("uper(a)", "no JMESPath function"),
+        ("to_strng(a)", "did you mean `to_string`"), ("join(a)", "takes 2"), ("not_null()", "at least 1"),
+        ("a || `text`", "single quotes"),
+        ("``", "single quotes"), ("(" * 900, "nested too deeply"), ("a" * 2001, "longer than 2000"),
+        ("a.{b: nope(@)}", "calls `nope`"),
+    ],
+)  # fmt: skip
+def test_expression_when_unsound_is_refused_in_plain_words(expression: str, what: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        check_expression(expression)
+    assert what in str(caught.value)
+
+
+@given(st.one_of(st.text(max_size=60), st.text("ab.[]{}()|&@`'\"*?!<>=,:-0 1$\\", max_size=40)))
+def test_expression_when_random_is_kept_or_refused(expression: str) -> None:
+    try:
+        assert check_expression(expression) == expression
+    except ValueError as error:
+        assert str(error)  # noqa: PT017 - either way is right
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        (check_name, ["crm", "orders-to-erp", "a1"], ["", "A", "a_b", "a--b", "-a", "1a", "a" * 61, "é"]),
+        (check_block, ["tideover-bearer/crm"], ["crm", "a/b/c", "/", "a/", "A/b"]),
+        (check_dotted, ["mappings.orders:to_invoice", "m:f"], ["m", "m.f", ":f", "m:", "a b:c", "m:f:g", ".m:f"]),
+        (check_variable, ["TIDEOVER_DB", "_x1"], ["", "1x", "A-B", "postgresql://u:p@h/db", "$X"]),
+        (check_file, ["tideover.db", "/var/lib/tideover.db"], ["", "sqlite:///x.db", ":memory:", "a\0b"]),
+        (check_path, ["/v3/orders", "/o/{key}/{id}"], ["", "orders", "//evil/x", "/a\\b", "/o/{order}", "https://h/x"]),
+    ],
+)
+def test_text_when_checked_is_kept_or_refused(check, good: list[str], bad: list[str]) -> None:  # type: ignore[no-untyped-def]
+    assert [check(text) for text in good] == good
+    for text in bad:
+        with pytest.raises(ValueError, match="; "):
+            check(text)

@@ -1,0 +1,91 @@
+"""Cron expressions and time zones, checked without a scheduler.
+
+Five fields, as crontab(5) has them, and what Prefect's scheduler adds of Quartz: `l` for the last day of the month.
+What is stranger than that is refused here: an expression that few can read is a bad place for a surprise.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from zoneinfo import ZoneInfo, available_timezones
+
+from tideover.config.messages import named
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+
+# name, lowest, highest, words and the number of the first word
+_FIELDS: tuple[tuple[str, int, int, tuple[str, ...], int], ...] = (
+    ("minute", 0, 59, (), 0),
+    ("hour", 0, 23, (), 0),
+    ("day of the month", 1, 31, (), 0),
+    ("month", 1, 12, _MONTHS, 1),
+    ("day of the week", 0, 7, _DAYS, 0),
+)
+_PART = re.compile(
+    r"(?:\*|(?P<first>[0-9]{1,2}|[a-z]{3})(?:-(?P<last>[0-9]{1,2}|[a-z]{3}))?)(?:/(?P<step>[0-9]{1,2}))?"
+)
+_LONGEST_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
+def check_cron(expression: str) -> tuple[str, str] | None:
+    """What is wrong with a cron expression and how to mend it, or None."""
+    fields = expression.lower().split()
+    if expression.startswith("@"):
+        return "is a nickname", "write five fields: `@daily` is `0 0 * * *`"
+    if len(fields) != len(_FIELDS):
+        mend = "write five: minute, hour, day of the month, month, day of the week"
+        return f"has {len(fields)} field{'s' if len(fields) != 1 else ''}", mend
+    for field, (name, lowest, highest, words, first_word) in zip(fields, _FIELDS, strict=True):
+        numbers = {word: n for n, word in enumerate(words, first_word)}
+        for part in field.split(","):
+            if part == "l" and name == "day of the month":
+                continue
+            if not _is_part(part, lowest, highest, numbers):
+                allowed = f"{lowest} to {highest}" + (f" or {words[0]} to {words[-1]}" if words else "")
+                return (
+                    f"has no {named(name, part)}",
+                    f"allowed are {allowed}, `*`, ranges, lists and steps as in `*/5`",
+                )
+    if _never_comes(fields[2], fields[3], fields[4]):
+        return f"never comes: there is no day {fields[2]} in month {fields[3]}", "correct the day or the month"
+    return None
+
+
+def _is_part(part: str, lowest: int, highest: int, words: dict[str, int]) -> bool:
+    match = _PART.fullmatch(part)
+    if not match:
+        return False
+    first, last = (_number(match[name], words) for name in ("first", "last"))
+    if match["first"] is None:
+        is_range = True
+    elif match["last"] is None:
+        is_range = first is not None and lowest <= first <= highest and match["step"] is None
+    else:
+        last = 7 if match["last"] == "sun" else last  # as in `fri-sun`
+        is_range = first is not None and last is not None and lowest <= first <= last <= highest
+    return is_range and (match["step"] is None or 1 <= int(match["step"]) <= highest)
+
+
+def _number(text: str | None, words: dict[str, int]) -> int | None:
+    if text is None:
+        return None
+    return int(text) if text.isdigit() else words.get(text)
+
+
+def _never_comes(day: str, month: str, weekday: str) -> bool:
+    if weekday != "*" or not day.isdigit() or not month.isdigit():
+        return False
+    return int(day) > _LONGEST_MONTH[int(month) - 1]
+
+
+def check_timezone(name: str) -> tuple[str, str] | None:
+    """What is wrong with a time zone's name and how to mend it, or None."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # no such name; one that is a path; a folder of zones
+        near = get_close_matches(name, available_timezones(), 1, 0.6)
+        mend = f"did you mean `{near[0]}`?" if near else "write one as in `Europe/Amsterdam`, or UTC"
+        return "is no time zone", mend
+    return None

@@ -1,0 +1,110 @@
+"""Mapping functions: found, imported and looked at. Importing runs their code, so loading a hub never does it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path as FilePath
+
+from tideover.config.document import Document, Spot
+from tideover.config.models import Hub
+from tideover.config.strict_yaml import read_yaml
+from tideover.errors import ConfigError, Problem
+from tideover.model import JsonObject
+
+MappingFunction = Callable[[JsonObject], JsonObject | None]
+
+
+class NoFunction(ValueError):  # noqa: N818 - it says what is not there
+    """A dotted path leads to no usable function: what is wrong, and how to mend it."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        self.what, self.mend = what, mend
+        super().__init__(f"{what} ({mend})")
+
+
+def check_functions(hub: Hub, hub_file: FilePath) -> list[Problem]:
+    """The mapping functions of a hub that can't be used, in file order; imports each from the folder of `hub_file`."""
+    try:
+        document = read_yaml(hub_file)
+    except ConfigError:  # the file changed since it was loaded; the problems still stand, without their lines
+        document = Document(str(hub_file), {}, {(): Spot(str(hub_file), (), (0, 0), (0, 0))})
+    problems = []
+    for name, route in hub.routes.items():
+        if route.mapping.function is None:
+            continue
+        try:
+            load_function(route.mapping.function, hub_file.resolve().parent)
+        except NoFunction as error:
+            path = ("routes", name, "mapping", "function")
+            problems.append(document.problem(path, error.what, error.mend))
+    return document.in_order(problems)
+
+
+def load_function(dotted: str, folder: FilePath) -> MappingFunction:
+    """The function at `package.module:function`, with `folder` before all else to import from.
+
+    Raises `NoFunction`, whatever its module does when it is imported.
+    """
+    module_name, _, name = dotted.partition(":")
+    with _importing_from(folder):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                mend = f"put it beside hub.yaml, as {module_name.replace('.', '/')}.py"
+                raise NoFunction(f"there is no module `{module_name}`", mend) from error
+            what = f"module `{module_name}` imports `{error.name}`, which is not installed"
+            raise NoFunction(what, "install it where the workers run") from error
+        except (Exception, SystemExit) as error:
+            what = f"module `{module_name}` can't be imported: {type(error).__name__}{_line_of(error)}"
+            raise NoFunction(what, f"try `python -c 'import {module_name}'` beside hub.yaml") from error
+    found = getattr(module, name, None)
+    if found is None:
+        near = get_close_matches(name, [n for n in dir(module) if callable(getattr(module, n, None))], 1, 0.6)
+        raise NoFunction(
+            f"module `{module_name}` has no `{name}`", f"did you mean `{near[0]}`?" if near else "define it"
+        )
+    if not callable(found):
+        raise NoFunction(f"`{name}` is no function", "define it with `def`, taking the record")
+    if inspect.iscoroutinefunction(found):
+        raise NoFunction(f"`{name}` is async", "a mapping only computes; make it a plain `def`")
+    if not _takes_one(found):
+        raise NoFunction(f"`{name}` does not take exactly one record", "define it as `def name(record)`")
+    function: MappingFunction = found
+    return function
+
+
+@contextmanager
+def _importing_from(folder: FilePath) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind({})
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
+def _line_of(error: BaseException) -> str:
+    """Where it went wrong, without the error's text, which may hold anything."""
+    if isinstance(error, SyntaxError):
+        return f" in line {error.lineno}"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return f" in {FilePath(last.tb_frame.f_code.co_filename).name}, line {last.tb_lineno}" if last else ""
