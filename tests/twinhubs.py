@@ -1,0 +1,134 @@
+"""Hubs over twins: real HTTP on loopback, a real database, the shipped presets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from tideover.bootstrap import open_hub
+from tideover.connectors.http.access import Access, ApiKey, Auth, Basic, Bearer, OAuth2ClientCredentials
+from tideover.hub import intake, overview
+from tideover.hub.delivery import Delivery, Progress
+from tideover.hub.runtime import Runtime
+from tideover.model import Staged
+from tideover.staging.reports import RouteAudit
+from tideover.twins import CREDENTIALS
+
+BLOCKS = {
+    "crm": "tideover-bearer/crm",
+    "erp": "tideover-oauth2-client/erp",
+    "marketing": "tideover-basic/marketing",
+    "support": "tideover-api-key/support",
+    "carrier-a": "tideover-api-key/carrier-a",
+    "carrier-b": "tideover-basic/carrier-b",
+}
+QUICK = {
+    "timeouts": {"connect": "500ms", "read": "600ms", "total": "1s"},
+    "breaker": {"failures": 3, "open_for": "100ms", "max_open": "200ms"},
+}
+ORDERS: dict[str, Any] = {
+    "source": {"system": "crm", "stream": "orders"},
+    "mapping": {"fields": {"external_id": "id", "customer": "customerId", "total": "total"}},
+    "target": {"system": "erp", "operation": "create-order"},
+    "key": "id",
+    "retry": {"base": "20ms", "cap": "200ms"},
+}
+
+
+class TwinSecrets:
+    """The twins' own credentials; `changed` stands for what a person has since saved in a block."""
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self.urls = dict(urls)
+        self.changed: dict[str, Auth] = {}
+        self.loads = 0
+
+    async def access(self, system: str, block: str) -> Access:
+        self.loads += 1
+        return Access(self.urls[system], self.changed.get(system) or self._auth(system))
+
+    def _auth(self, system: str) -> Auth:
+        known = CREDENTIALS[system]
+        secret = SecretStr(known.secret)
+        match known.kind:
+            case "bearer":
+                return Bearer(secret)
+            case "basic":
+                return Basic(known.user, secret)
+            case "api_key":
+                return ApiKey(known.header, secret)
+        return OAuth2ClientCredentials(f"{self.urls[system]}/oauth2/token", known.user, secret)
+
+    async def keep_refresh_token(self, system: str, block: str, token: SecretStr) -> None:
+        raise AssertionError("no twin rotates refresh tokens")
+
+    async def staging_url(self, block: str) -> str:
+        raise AssertionError("the tests' hub names its database itself")
+
+    async def encryption_keys(self, block: str) -> tuple[str, dict[str, bytes]]:
+        raise AssertionError("the tests' hub has no encryption")
+
+
+def write_hub(folder: Path, url: str, routes: Mapping[str, Any], systems: Mapping[str, Any] | None = None) -> Path:
+    """A `hub.yaml` for twins; systems get their preset and quick timeouts."""
+    names = {r["source"]["system"] for r in routes.values()} | {r["target"]["system"] for r in routes.values()}
+    described = {
+        name: {"preset": f"twin-{name}", "block": BLOCKS[name], **QUICK, **(systems or {}).get(name, {})}
+        for name in sorted(names)
+    }
+    staging = {"sqlite": make_url(url).database} if url.startswith("sqlite") else {"env": "TIDEOVER_TEST_URL"}
+    file = folder / "hub.yaml"
+    hub = {"name": "test", "staging": staging, "systems": described, "routes": dict(routes)}
+    file.write_text(json.dumps(hub, indent=1))  # JSON is YAML, and never has an alias
+    return file
+
+
+@asynccontextmanager
+async def twin_hub(
+    folder: Path,
+    url: str,
+    secrets: TwinSecrets,
+    routes: Mapping[str, Any],
+    systems: Mapping[str, Any] | None = None,
+) -> AsyncIterator[Runtime]:
+    """A hub as `open_hub` makes it."""
+    os.environ["TIDEOVER_TEST_URL"] = url
+    async with open_hub(write_hub(folder, url, routes, systems), secrets=secrets, migrate=True) as rt:
+        yield rt
+
+
+async def read(rt: Runtime, route: str = "orders") -> Staged:
+    """What `sync` does before it delivers."""
+    total = Staged()
+    while True:
+        extracted = await intake.extract(rt, route)
+        total = intake.add(total, await intake.stage(rt, extracted))
+        if extracted.is_last:
+            return total
+
+
+async def deliver(rt: Runtime, target: str = "erp", linger_s: float = 0.0) -> Progress:
+    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s).run(), 60)
+
+
+async def audited(rt: Runtime, route: str = "orders") -> RouteAudit:
+    """The route's books, which must balance."""
+    found = {audit.route: audit for audit in await overview.audit(rt)}
+    assert all(audit.faults == () for audit in found.values())
+    return found[route]
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up, "the condition never came true"
+        await asyncio.sleep(0.01)
