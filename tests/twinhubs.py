@@ -117,7 +117,7 @@ async def read(rt: Runtime, route: str = "orders") -> Staged:
 
 
 async def deliver(rt: Runtime, target: str = "erp", linger_s: float = 0.0) -> Progress:
-    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s).run(), 60)
+    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s, patience_s=1.0).run(), 60)
 
 
 async def audited(rt: Runtime, route: str = "orders") -> RouteAudit:

@@ -94,7 +94,14 @@ class SourceError(TideoverError):
 
 
 class SourceLoop(SourceError):
-    """A source gives the same page or page token again. Reading stopped; what came before is staged."""
+    """A source gives the same page or page token again. Reading stopped; what came before is staged.
+
+    `restart` is the cursor from which the listing begins anew: to go on inside the circle would never end.
+    """
+
+    def __init__(self, system: str, stream: str, what: str, *, restart: str) -> None:
+        self.restart = restart
+        super().__init__(system, stream, what)
 
 
 class SourceContract(SourceError):

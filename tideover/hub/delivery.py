@@ -32,7 +32,7 @@ HAND_LANES = 1_000
 LEASE_MARGIN_S = 30.0
 POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
-PATIENCE_S = 10.0  # how long a run that does not linger waits for a record that is to be tried again
+PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
 
 
@@ -68,21 +68,22 @@ class Delivery:
         target: str,
         *,
         linger_s: float = 0.0,
+        patience_s: float = PATIENCE_S,
         stop: asyncio.Event | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._rt = rt
         self._routes = rt.routes_to(target)
         self._system = rt.config.systems_of(target)[0]
-        self._linger_s = linger_s
+        self._linger_s, self._patience_s = linger_s, patience_s
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
         self.progress = Progress(target, self._system)
         self._hand = Hand(list(self._routes))
         self._busy = 0
         self._is_shut = False
+        self._seen_delivered, self._progressed_at = 0, rt.monotonic()
         self._senders: dict[str, Sender] = {}
-        self._sizes: dict[str, int] = {}
 
     async def run(self) -> Progress:
         """Deliver until the target is drained, or for `linger_s` whatever comes. Cancelling it leaves nothing stuck:
@@ -114,7 +115,6 @@ class Delivery:
         for name, route in self._routes.items():
             rule = rt.resolve_rule(name, system)
             self._senders[name] = Sender(connector, route.target.operation, rule, self._call_s, rt.monotonic)
-            self._sizes[name] = connector.batch_size(route.target.operation)
         breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
         rules = {name: rt.route_rule(name) for name in self._routes}
         self._settler = Settler(rt, system, rules, breaker_rule, self.progress, self._note_gate)
@@ -123,9 +123,13 @@ class Delivery:
 
     # --- senders --------------------------------------------------------------------------------------------
 
+    def _size(self, route: str) -> int:
+        """How many records one call carries now: a connector takes fewer while a system refuses whole batches."""
+        return self._senders[route].connector.batch_size(self._routes[route].target.operation)
+
     async def _send_forever(self) -> None:
         while True:
-            route, group = await self._hand.draw(self._sizes)
+            route, group = await self._hand.draw(self._size)
             over: list[Run] = []
             self._busy += 1
             try:
@@ -157,6 +161,7 @@ class Delivery:
         until = self._rt.monotonic() + self._linger_s
         poll_s = POLL_S
         while not self._stop.is_set():
+            self._note_progress()
             if self._is_shut or not (self.progress.gate is None or self.progress.gate.lets_through):
                 ending = await self._wait_at_the_gate(until)
             elif await self._claim():
@@ -169,15 +174,25 @@ class Delivery:
                 return
         self.progress.ending = Ending.STOPPED
 
+    def _note_progress(self) -> None:
+        if self.progress.delivered != self._seen_delivered:
+            self._seen_delivered = self.progress.delivered
+            self._progressed_at = self._rt.monotonic()
+
+    def _is_worth_waiting(self, wait_s: float) -> bool:
+        """Whether a run that does not linger stays for work that is to come in `wait_s`."""
+        waited_s = self._rt.monotonic() - self._progressed_at
+        return wait_s + waited_s <= self._patience_s
+
     async def _claim(self) -> bool:
         """Fill the hand. True when something came in, or is still on its way out."""
         concurrency = self._rt.system(self._system).limits.concurrency
         got = False
         for name in self._routes:
-            room = min(2 * concurrency * self._sizes[name], HAND_LANES) - self._hand.count(name)
-            if room * 2 < min(2 * concurrency * self._sizes[name], HAND_LANES) or self._is_shut:
-                continue
-            got |= await self._claim_route(name, room)
+            wanted = min(2 * concurrency * self._size(name), HAND_LANES)
+            room = wanted - self._hand.count(name)
+            if 2 * room >= wanted and not self._is_shut:
+                got |= await self._claim_route(name, room)
         if got:
             return True
         if len(self._hand) or self._busy or not self._settler.is_idle:
@@ -202,7 +217,7 @@ class Delivery:
         if now >= until:
             if wait_s is None:
                 return Ending.DRAINED
-            if wait_s > PATIENCE_S:
+            if not self._is_worth_waiting(wait_s):
                 return Ending.WAITING
         await self._pause(poll_s if wait_s is None else min(wait_s, poll_s))
         return None
@@ -221,7 +236,7 @@ class Delivery:
         if self._rt.monotonic() >= until:
             if gate.state is not State.CLOSED:
                 return Ending.DOWN
-            if gate.wait_s > PATIENCE_S:
+            if not self._is_worth_waiting(gate.wait_s):
                 return Ending.PAUSED
         await self._pause(min(gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
         return None

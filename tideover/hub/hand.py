@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tideover.hub.runs import Held
 
@@ -28,14 +28,14 @@ class Hand:
     def count(self, route: str) -> int:
         return len(self._queues[route])
 
-    async def draw(self, sizes: dict[str, int]) -> tuple[str, list[Held]]:
+    async def draw(self, size: Callable[[str], int]) -> tuple[str, list[Held]]:
         """The next leases of the route whose turn it is: as many as one of its calls carries."""
         while True:
             for _ in range(len(self._turn)):
                 route = self._turn[0]
                 self._turn.rotate(-1)
                 if queue := self._queues[route]:
-                    return route, [queue.popleft() for _ in range(min(sizes[route], len(queue)))]
+                    return route, [queue.popleft() for _ in range(min(size(route), len(queue)))]
             self._filled.clear()
             await self._filled.wait()
 

@@ -18,7 +18,8 @@ BATCH_RECORDS = 1_000
 class Extract:
     """Some of a source's records, mapped, and the cursor that stands for them.
 
-    `fault`: the source began to repeat itself after these; they are sound, and are staged before it is raised.
+    `fault`: the source began to repeat itself after these. They are sound, and are staged before it is raised; the
+    cursor goes back to where the listing began.
     """
 
     batch: Batch
@@ -52,9 +53,7 @@ async def extract(rt: Runtime, route_name: str, *, limit: int = BATCH_RECORDS) -
         else:
             is_last = True
     except SourceLoop as error:
-        if not read:
-            raise
-        fault = error
+        fault, cursor = error, error.restart
     finally:
         await pages.aclose()
     move = None if cursor is None else CursorMove(start, cursor, is_last)

@@ -3,11 +3,12 @@ and how long recovery took against what was promised."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tideover.hub.runtime import Runtime
 from tideover.model import SECOND_US
-from tideover.staging import reports
+from tideover.policy.breaker import State
+from tideover.staging import reports, systems
 from tideover.staging.database import Transaction
 from tideover.staging.reports import Outage, RouteAudit, RouteStatus, TracedRecord
 from tideover.staging.systems import Gate
@@ -45,10 +46,13 @@ class RouteFigures:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
+    """`since_us`: when each system's breaker came to the state it is in; 0 for one that never changed."""
+
     now_us: int
     routes: list[RouteFigures]
     systems: dict[str, Gate]
     outages: list[OutageFigures]
+    since_us: dict[str, int] = field(default_factory=dict)
 
 
 async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
@@ -62,9 +66,15 @@ async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
             routes=[_route_figures(rt, s, figures, tx.now_us) for s in statuses],
             systems=reports.gates(tx, list(rt.config.systems)),
             outages=figures,
+            since_us={name: _changed_us(tx, name) for name in rt.config.systems},
         )
 
     return await rt.store.report(work)
+
+
+def _changed_us(tx: Transaction, system: str) -> int:
+    breaker = systems.load(tx, system).breaker
+    return breaker.closed_us if breaker.state is State.CLOSED else breaker.opened_us
 
 
 def _outage_figures(outage: Outage, now_us: int) -> OutageFigures:

@@ -1,0 +1,158 @@
+"""Batches over real sockets: an outcome per record, and the culprit found in a batch that is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tests.adversary import Adversary, Behaviour, acts
+from tests.adversary.server import Talk
+from tests.contract.test_http_deliver import HASTY, connected
+from tideover.config.rest import Rest
+from tideover.model import CREDENTIALS, HUNG, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
+
+
+def records(count: int) -> list[Outgoing]:
+    return [Outgoing(f"{n:032x}", f"k{n}", b'{"n":%d}' % n) for n in range(count)]
+
+
+def described(**bulk: Any) -> Rest:
+    usual = {"path": "/bulk", "size": 50, "results": "results", "reference": "id"}
+    operation = {"path": "/one", "reference": "id", "bulk": {**usual, **bulk}}
+    return Rest.model_validate({"operations": {"put": operation}})
+
+
+async def sent(
+    behaviour: Behaviour, count: int = 3, settings: dict[str, Any] | None = None, **bulk: Any
+) -> list[Outcome]:
+    async with Adversary() as server:
+        server.on("/bulk", behaviour)
+        async with connected(server.url, described(**bulk), **(settings or {})) as connector:
+            return list(await connector.send("put", records(count)))
+
+
+def judge(is_bad: Callable[[int], bool], status: int = 422) -> Behaviour:
+    """Refuses every call, single or bulk, that holds a bad record."""
+
+    async def act(talk: Talk) -> None:
+        await talk.read_body()
+        body = json.loads(talk.request.body)
+        numbers = [item["n"] for item in (body if isinstance(body, list) else [body])]
+        if any(map(is_bad, numbers)):
+            await acts.reply(status, {"code": "bad"})(_read(talk))
+        else:
+            results = [{"id": n} for n in numbers]
+            await acts.reply(200, {"results": results} if isinstance(body, list) else results[0])(_read(talk))
+
+    return act
+
+
+def _read(talk: Talk) -> Talk:
+    """The talk, whose body was read already."""
+    talk.request.headers["content-length"] = "0"
+    return talk
+
+
+async def test_send_of_a_batch_by_index_gives_each_record_its_own_outcome() -> None:
+    results = [{"id": 1}, {"error": {"code": "dup", "message": "exists"}}, {"error": {"code": "busy"}}]
+    assert await sent(acts.reply(207, {"results": results}), retry_codes=["busy"]) == [
+        Accepted("1"),
+        Rejected("dup", "exists"),
+        Unsent("retry", "busy"),
+    ]
+
+
+async def test_send_of_a_batch_by_index_when_the_counts_differ_is_unknown_for_all() -> None:
+    outcomes = await sent(acts.reply(200, {"results": [{"id": 1}, {"id": 2}]}))
+    assert {type(outcome) for outcome in outcomes} == {Unknown}
+
+
+async def test_send_of_a_batch_when_a_result_is_no_object_is_unknown_for_that_record() -> None:
+    first, second, third = await sent(acts.reply(200, {"results": [{"id": 1}, None, "ok"]}))
+    assert first == Accepted("1")
+    assert isinstance(second, Unknown)
+    assert isinstance(third, Unknown)
+
+
+async def test_send_of_a_batch_by_key_leaves_the_missing_record_unknown() -> None:
+    results = [{"key": "k2", "id": "c"}, {"key": "k0", "id": "a"}, {"key": "other", "id": "x"}]
+    first, second, third = await sent(acts.reply(200, {"results": results}), match="key", result_key="key")
+    assert (first, third) == (Accepted("a"), Accepted("c"))
+    assert isinstance(second, Unknown)
+
+
+async def test_send_of_a_batch_by_key_with_two_results_of_one_record_is_unknown() -> None:
+    results = [{"key": "k0"}, {"key": "k0", "error": "x"}, {"key": "k1"}, {"key": "k2"}]
+    outcomes = await sent(acts.reply(200, {"results": results}), match="key", result_key="key")
+    assert [type(outcome) for outcome in outcomes] == [Unknown, Accepted, Accepted]
+
+
+async def test_send_of_a_batch_that_fails_as_a_whole_gives_each_that_outcome() -> None:
+    assert await sent(acts.reply(429, b"", [("retry-after", "4")])) == [Throttled(4, "http 429")] * 3
+    assert await sent(acts.reply(401)) == [Unsent(CREDENTIALS, "http 401")] * 3
+    assert await sent(acts.reply(500)) == [Unknown("server_error", "http 500")] * 3
+    assert await sent(acts.hang(), settings=HASTY) == [Unknown(HUNG, "no answer in time")] * 3
+    for unreadable in (acts.reply(200), acts.reply(200, {"results": None}), acts.cut_length(200, b"[")):
+        assert {outcome.code for outcome in await sent(unreadable) if isinstance(outcome, Unknown)} == {"unreadable"}
+
+
+async def test_send_of_a_batch_joins_the_payloads_without_reading_them() -> None:
+    rest = described(wrap="members")
+    payloads = [b'{ "a": 1.10 }', b'{"b":123456789012345678901234567890}']
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, {"results": [{}, {}]}))
+        async with connected(server.url, rest) as connector:
+            await connector.send("put", [Outgoing(str(n), str(n), payload) for n, payload in enumerate(payloads)])
+        assert server.received[0].body == b'{"members":[' + b",".join(payloads) + b"]}"
+
+
+async def test_send_puts_the_idempotency_field_into_every_body() -> None:
+    rest = Rest.model_validate(
+        {
+            "operations": {
+                "put": {
+                    "path": "/one",
+                    "idempotency_field": "ref",
+                    "idempotency_header": "X-Id",
+                    "bulk": {"path": "/bulk", "size": 9},
+                }
+            }
+        }
+    )
+    batch = [Outgoing("id-a", "a", b'{"n":1.10} '), Outgoing("id-b", "b", b"{}"), Outgoing("id-c", "c", b'{"ref":7}')]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, [{}, {}, {}]))
+        server.on("/one", acts.reply(200, {}))
+        async with connected(server.url, rest) as connector:
+            await connector.send("put", batch)
+            await connector.send("put", batch[:1])
+            [refused] = await connector.send("put", [Outgoing("id-d", "d", b"[1]")])
+        bulk, single = server.received
+    assert bulk.body == b'[{"n":1.10,"ref":"id-a"},{"ref":"id-b"},{"ref":"id-c"}]'
+    assert single.body == b'{"n":1.10,"ref":"id-a"}'
+    assert single.headers["x-id"] == "id-a"
+    assert isinstance(refused, Rejected)
+
+
+async def test_send_of_a_refused_batch_finds_the_culprits_by_halves() -> None:
+    async with Adversary() as server:
+        for path in ("/bulk", "/one"):
+            server.on(path, judge(lambda n: n in (3, 17)))
+        async with connected(server.url, described()) as connector:
+            outcomes = await connector.send("put", records(20))
+            assert connector.batch_size("put") == 50
+        calls = len(server.received)
+    assert [n for n, outcome in enumerate(outcomes) if outcome == Rejected("bad", "http 422")] == [3, 17]
+    assert [o.reference for o in outcomes if isinstance(o, Accepted)] == [str(n) for n in range(20) if n not in (3, 17)]
+    assert calls < 20
+
+
+async def test_send_of_a_refused_batch_when_the_system_fails_midway_leaves_the_rest_unsent() -> None:
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(400), acts.reply(500))
+        async with connected(server.url, described()) as connector:
+            outcomes = await connector.send("put", records(4))
+        assert len(server.received) == 2
+    assert outcomes[:2] == [Unknown("server_error", "http 500")] * 2
+    assert outcomes[2:] == [Unsent("batch_rejected", "its batch was refused")] * 2

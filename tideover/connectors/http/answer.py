@@ -1,0 +1,130 @@
+"""An HTTP answer as values: status, headers, capped body, and what its JSON is."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+import orjson
+from multidict import CIMultiDictProxy
+
+Trouble = Literal["timeout", "unreadable", "oversize"]
+
+ACCEPT_ENCODING = "gzip, deflate"  # exactly what `Inflater` understands
+_LONG_INTEGER = re.compile(rb"\d{19}")
+
+
+class Undecodable(ValueError):
+    """The body is no JSON text in UTF-8, is nested too deeply, or holds a number that no double can."""
+
+
+class Garbled(Exception):
+    """The body is not in the encoding that its headers name."""
+
+
+class Oversize(Exception):
+    """The body is over its cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `trouble`: why the body is not whole; then `body` is the part that came."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    trouble: Trouble | None = None
+
+
+def decode(body: bytes) -> object:
+    """The JSON value of `body`. Integers are exact at any length; fractions are doubles (RFC 8259 6).
+
+    Raises `Undecodable`. orjson turns integers over 64 bits into doubles without a word, so a body with a long run
+    of digits is read again by the standard library, which keeps them. A byte order mark is tolerated (RFC 8259 8.1).
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    try:
+        value: object = orjson.loads(body)
+        if _LONG_INTEGER.search(body):
+            value = json.loads(body, parse_float=_finite, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise Undecodable(type(error).__name__) from None
+    return value
+
+
+def is_json(body: bytes) -> bool:
+    try:
+        decode(body)
+    except Undecodable:
+        return False
+    return True
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
+def _refuse(_number: str) -> NoReturn:
+    raise ValueError("a number that no double can hold")
+
+
+class Inflater:
+    """Undoes a content coding piece by piece; never holds more than one byte over the cap.
+
+    `produced` counts the decoded bytes. Raises `Oversize` at the first byte over `cap`, `Garbled` for a broken or
+    unknown coding. A gzip body may have several members (RFC 1952 2.2); "deflate" is zlib, or bare as some send it.
+    """
+
+    def __init__(self, coding: str, cap: int) -> None:
+        self.produced = 0
+        self._cap = cap
+        self._coding = coding.strip().lower()
+        if self._coding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise Garbled("unknown content coding")
+        self._is_plain = self._coding in ("", "identity")
+        self._stream: zlib._Decompress | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """The decoded bytes of one piece of the raw body."""
+        if self._is_plain:
+            return self._count(piece)
+        out = bytearray()
+        while piece:
+            stream = self._member(piece)
+            try:
+                made = stream.decompress(piece, self._cap - self.produced + 1)
+            except zlib.error:
+                raise Garbled("broken content coding") from None
+            out += self._count(made)
+            piece = stream.unconsumed_tail or stream.unused_data
+        return bytes(out)
+
+    def finish(self) -> None:
+        """Raises `Garbled` if the coded body ends early. No body at all is whole."""
+        if self._stream is not None and not self._stream.eof:
+            raise Garbled("the coded body ends early")
+
+    def _member(self, piece: bytes) -> zlib._Decompress:
+        """The stream that `piece` goes on with, or begins."""
+        if self._stream is not None and not self._stream.eof:
+            return self._stream
+        if self._coding == "deflate":
+            if self._stream is not None:
+                raise Garbled("something follows the coded body")
+            is_zlib = piece[0] & 0x0F == 8 and piece[0] >> 4 <= 7
+            self._stream = zlib.decompressobj(wbits=15 if is_zlib else -15)
+        else:
+            self._stream = zlib.decompressobj(wbits=31)
+        return self._stream
+
+    def _count(self, made: bytes) -> bytes:
+        self.produced += len(made)
+        if self.produced > self._cap:
+            raise Oversize
+        return made

@@ -1,0 +1,189 @@
+"""From what came back, or did not, to one of the five outcomes. Pure; the table is that of the design's "Outcomes".
+
+| what | outcome |
+| --- | --- |
+| the first of the description's `errors` rules that fits | what the rule says |
+| 2xx, whole, JSON, `ok` true or absent | accepted |
+| 2xx, whole, JSON, `ok` false | rejected |
+| 2xx, empty body that nothing is needed from | accepted |
+| 2xx otherwise; 1xx as a final answer | unknown: unreadable, oversize or timeout |
+| 3xx but 303 | unsent: redirects are never followed |
+| 303 | unknown: it is how many systems answer once they *have* done it (RFC 9110 15.4.4) |
+| 401, 403 | unsent: credentials |
+| 429; 503 with `Retry-After` | throttled |
+| 408, 425, 5xx | unknown: server_error |
+| other 4xx | rejected; unsent if it was cut short and a rule has to see its body |
+| no answer, and the request was certainly not written | unsent: refused, dns, tls, connect_timeout, pool |
+| no answer otherwise | unknown: timeout, reset, unreadable |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tideover.config.rest import ErrorRule, Operation, Rest
+from tideover.connectors.http.answer import Answer, Undecodable, decode, is_json
+from tideover.connectors.http.expressions import FAULT, find, is_true, text
+from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
+from tideover.connectors.http.throttle import DEFAULT_DELAY_S, capped, delay_s, retry_after_s
+from tideover.model import CREDENTIALS, Accepted, Outcome, Rejected, Throttled, Unknown, Unsent
+
+MAX_REFERENCE = 1000  # characters; a longer "id" is none
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """How one operation's answers are read. `needs_body` false: any whole 2xx is accepted, whatever it holds."""
+
+    ok: str | None = None
+    reference: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    needs_body: bool = True
+    rules: Sequence[ErrorRule] = ()
+    reset_headers: Sequence[str] = ()
+
+
+_USUAL = Operation(path="/")
+
+
+def meaning_of(operation: Operation, rest: Rest) -> Meaning:
+    """How the answers to single calls of an operation are read."""
+    return Meaning(
+        ok=operation.ok,
+        reference=operation.reference,
+        code=operation.code,
+        detail=operation.detail,
+        rules=rest.errors,
+        reset_headers=rest.reset_headers,
+    )
+
+
+def plain_meaning(rest: Rest) -> Meaning:
+    """How the answers to probes, look-ups and listings are read: by status and rules; the body is not asked."""
+    return Meaning(
+        code=_USUAL.code, detail=_USUAL.detail, needs_body=False, rules=rest.errors, reset_headers=rest.reset_headers
+    )
+
+
+def classify(answer: Answer, meaning: Meaning, hidden: Hidden = nothing) -> Outcome:
+    """The outcome of an answer. Its texts hold nothing of `hidden` and nothing but what the expressions find."""
+    rule = fitting_rule(answer, meaning.rules)
+    if rule is not None:
+        return _by_rule(answer, rule, meaning, hidden)
+    status = answer.status
+    if 200 <= status <= 299:
+        return _success(answer, meaning, hidden)
+    if status <= 199:
+        return Unknown("unreadable", _said(answer, meaning, hidden))
+    if status <= 399:
+        detail = f"http {status}"
+        return Unknown("redirect", detail) if status == 303 else Unsent("redirect", detail)
+    return _failure(answer, meaning, hidden)
+
+
+def is_refused(answer: Answer, meaning: Meaning) -> bool:
+    """Whether the answer says that the credential is no good, so that a new one is worth a second try."""
+    rule = fitting_rule(answer, meaning.rules)
+    return rule.outcome == "credentials" if rule is not None else answer.status in (401, 403)
+
+
+def fitting_rule(answer: Answer, rules: Sequence[ErrorRule]) -> ErrorRule | None:
+    """The first rule whose every condition holds. A body that is cut short is neither JSON nor not JSON."""
+    return next((rule for rule in rules if _fits(rule, answer)), None)
+
+
+def _fits(rule: ErrorRule, answer: Answer) -> bool:
+    if rule.status is not None and rule.status != answer.status:
+        return False
+    if rule.header is not None and rule.header not in answer.headers:
+        return False
+    if rule.contains is not None and rule.contains.encode() not in answer.body:
+        return False
+    return rule.json_body is None or (answer.trouble is None and is_json(answer.body) == rule.json_body)
+
+
+def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) -> Outcome:
+    detail = _said(answer, meaning, hidden)
+    match rule.outcome:
+        case "accepted":
+            return Accepted(_reference(meaning.reference, _decoded(answer)))
+        case "rejected":
+            return Rejected(_code(answer, meaning, rule.code, hidden), detail)
+        case "throttled":
+            said = delay_s(answer.headers, meaning.reset_headers)
+            return Throttled(capped(rule.delay) if said is None else said, detail)
+        case "unsent":
+            return Unsent(rule.code or f"http_{answer.status}", detail)
+        case "unknown":
+            return Unknown(rule.code or "server_error", detail)
+        case "credentials":
+            return Unsent(CREDENTIALS, detail)
+
+
+def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
+    detail = f"http {answer.status}, {len(answer.body)} bytes"
+    if answer.trouble is not None:
+        return Unknown(answer.trouble, f"{detail}, not whole")
+    if not meaning.needs_body or (not answer.body and is_body_spare(answer, meaning)):
+        return Accepted()
+    try:
+        value = decode(answer.body)
+    except Undecodable:
+        return Unknown("unreadable", f"{detail}, not JSON")
+    if meaning.ok is not None:
+        ok = find(meaning.ok, value)
+        if ok is FAULT:
+            return Unknown("unreadable", f"{detail}, `ok` can't be told")
+        if not is_true(ok):
+            return Rejected(_code(answer, meaning, None, hidden), _said(answer, meaning, hidden))
+    return Accepted(_reference(meaning.reference, value))
+
+
+def is_body_spare(answer: Answer, meaning: Meaning) -> bool:
+    """Whether an empty body will do: `ok` does not ask for one, and neither does `reference` unless it is a 204."""
+    return meaning.ok is None and (meaning.reference is None or answer.status == 204)
+
+
+def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
+    status, detail = answer.status, _said(answer, meaning, hidden)
+    if status in (401, 403):
+        return Unsent(CREDENTIALS, detail)
+    if status == 429 or (status == 503 and retry_after_s(answer.headers) is not None):
+        said = delay_s(answer.headers, meaning.reset_headers)
+        return Throttled(DEFAULT_DELAY_S if said is None else said, detail)
+    if status in (408, 425) or status >= 500:
+        return Unknown("server_error", detail)
+    if answer.trouble not in (None, "oversize") and any(_asks_body(rule, status) for rule in meaning.rules):
+        return Unsent("unreadable", f"http {status}, not whole")
+    return Rejected(_code(answer, meaning, None, hidden), detail)
+
+
+def _asks_body(rule: ErrorRule, status: int) -> bool:
+    return rule.status in (None, status) and (rule.contains is not None or rule.json_body is not None)
+
+
+def _code(answer: Answer, meaning: Meaning, default: str | None, hidden: Hidden) -> str:
+    found = text(meaning.code, _decoded(answer)) if meaning.code else None
+    return code_or(found, default or f"http_{answer.status}", hidden)
+
+
+def _said(answer: Answer, meaning: Meaning, hidden: Hidden) -> str:
+    """`http 422: the reason`. The reason is what the `detail` expression finds, or nothing; never the body."""
+    found = text(meaning.detail, _decoded(answer)) if meaning.detail else None
+    return tidy(f"http {answer.status}: {found}" if found else f"http {answer.status}", hidden)
+
+
+def _decoded(answer: Answer) -> object:
+    if answer.trouble is not None or not answer.body:
+        return None
+    try:
+        return decode(answer.body)
+    except Undecodable:
+        return None
+
+
+def _reference(expression: str | None, value: object) -> str | None:
+    found = text(expression, value)
+    return found if found is not None and len(found) <= MAX_REFERENCE else None

@@ -1,0 +1,118 @@
+"""Which page to ask for, and which one follows. Pure.
+
+A token is what stands for one page: the system's own cursor, a page number, an offset, or the path and query of a link.
+`None` as the next token: that was the last page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+from tideover.config.rest import (
+    CursorPagination,
+    LinkPagination,
+    NoPagination,
+    OffsetPagination,
+    PagePagination,
+    Pagination,
+)
+from tideover.connectors.http.expressions import find
+
+Token = str | int
+
+MAX_TOKEN = 8000  # characters; a longer one fits in no request line
+_LINK = re.compile(r'<([^<>]*)>((?:[^",<]|"(?:[^"\\]|\\.)*")*)')
+_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^;,\s"]+))', re.IGNORECASE)
+_PORTS = {"http": 80, "https": 443}
+
+
+class Unfit(ValueError):
+    """The answer's next token has another shape than its description says; the text says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """What a page says about the next one: its decoded body, `Link` headers, number of records, and its own address."""
+
+    decoded: object
+    links: tuple[str, ...]
+    count: int
+    address: str
+
+
+def params(pagination: Pagination, token: Token | None) -> dict[str, str]:
+    """The query parameters that ask for the page of `token`; `None` is the first page."""
+    match pagination:
+        case CursorPagination(param=param):
+            return {} if token is None else {param: str(token)}
+        case PagePagination(param=param, size_param=size_param, size=size, first=first):
+            return {param: str(first if token is None else token), size_param: str(size)}
+        case OffsetPagination(param=param, limit_param=limit_param, limit=limit):
+            return {param: str(0 if token is None else token), limit_param: str(limit)}
+        case NoPagination() | LinkPagination():
+            return {}
+
+
+def following(pagination: Pagination, token: Token | None, page: Turned) -> Token | None:
+    """The token of the page after the one that `token` asked for. Raises `Unfit`."""
+    match pagination:
+        case CursorPagination(next=expression):
+            return _cursor(find(expression, page.decoded), expression)
+        case PagePagination(size=size, first=first):
+            return _number(token, first) + 1 if page.count >= size else None
+        case OffsetPagination(limit=limit):
+            return _number(token, 0) + page.count if page.count >= limit else None
+        case LinkPagination():
+            return next_link(page.links, page.address)
+        case NoPagination():
+            return None
+
+
+def next_link(links: tuple[str, ...], address: str) -> str | None:
+    """The path and query of the `Link` with `rel="next"` (RFC 8288), resolved against the page's own address.
+
+    Raises `Unfit` for a link to another origin: it would carry the credential there.
+    """
+    for target, attributes in (found for value in links for found in _LINK.findall(value)):
+        rel = _REL.search(attributes)
+        if rel is None or "next" not in (rel[1] or rel[2] or "").lower().split():
+            continue
+        try:
+            url = urljoin(address, target.strip())
+            is_same = origin(url) == origin(address)
+        except ValueError:
+            is_same = False
+        if not is_same:
+            raise Unfit('its link with rel="next" leads to another origin')
+        parts = urlsplit(url)
+        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return None
+
+
+def origin(address: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port (RFC 6454 4). Raises `ValueError` for an address with a user or an impossible port."""
+    parts = urlsplit(address)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address with a user is nobody's origin")
+    return parts.scheme.lower(), parts.hostname, parts.port or _PORTS.get(parts.scheme.lower())
+
+
+def with_params(path: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that `path` does not have in its own query."""
+    own = {part.partition("=")[0] for part in urlsplit(path).query.split("&")}
+    return {name: value for name, value in extra.items() if name not in own}
+
+
+def _cursor(found: object, expression: str) -> Token | None:
+    if found is None or found is False or found == "":
+        return None
+    if isinstance(found, str | int) and not isinstance(found, bool) and len(str(found)) <= MAX_TOKEN:
+        return found
+    raise Unfit(f"`next` ({expression}) must find a string, a number or null")
+
+
+def _number(token: Token | None, first: int) -> int:
+    return first if token is None else int(token)
