@@ -16,7 +16,8 @@ from prefect.logging import get_run_logger
 T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
-# What Prefect's client raises when its API is away; the hub's own errors are none of these.
+# What Prefect's client raises when its API is away; the hub's own errors are none of these. Where a flow can't even
+# begin it is a bare `RuntimeError`, told by its text.
 API_AWAY = (httpx.HTTPError, PrefectException, OSError)
 
 
@@ -30,12 +31,14 @@ async def or_directly(subflow: Callable[[], Awaitable[T]], directly: Callable[[]
     """Run a subflow; where Prefect's API is away and it can't begin, do its work without it."""
     try:
         return await subflow()
-    except API_AWAY as error:
+    except (*API_AWAY, RuntimeError) as error:
+        if type(error) is RuntimeError and "reach API" not in str(error):
+            raise
         logger().warning("Prefect's API is away (%s): going on without a subflow", type(error).__name__)
-        return await directly()
+    return await directly()
 
 
 async def show(artifact: Awaitable[object]) -> None:
     """Write an artifact, if Prefect's API takes it within a moment."""
-    with suppress(*API_AWAY, TimeoutError):
+    with suppress(*API_AWAY, RuntimeError, TimeoutError):
         await asyncio.wait_for(asyncio.ensure_future(artifact), 10)

@@ -1,0 +1,19 @@
+"""A flow of one's own, over the same public tasks as the shipped ones. See `docs/own-flow.md`."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks import drain, extract, hub, stage
+
+
+@flow(name="orders-now", persist_result=False)
+async def orders_now(route: str = "orders-to-erp", target: str = "erp") -> int:
+    """Read one route to its end and deliver at once; returns how many records reached the target."""
+    async with hub():
+        is_last = False
+        while not is_last:
+            extracted = await extract(route)
+            await stage(extracted)
+            is_last = extracted.is_last
+        return (await drain(target)).delivered
