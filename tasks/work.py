@@ -15,9 +15,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.retries import DELAYS_S, JITTER, is_worth_another_try
 from tasks.session import hub
-from tideover.hub import intake
+from tideover.hub import intake, upkeep
 from tideover.hub import replay as replaying
-from tideover.hub import upkeep
 from tideover.hub.delivery import Delivery, Progress
 from tideover.hub.intake import Extract
 from tideover.hub.probing import probe_system
@@ -77,9 +76,7 @@ async def ask(system: str) -> tuple[Outcome, Gate]:
 
 
 @task(name="replay-parked", **_options)
-async def replay_parked(
-    route: str | None = None, records: Sequence[str] = (), code: str | None = None
-) -> Replayed:
+async def replay_parked(route: str | None = None, records: Sequence[str] = (), code: str | None = None) -> Replayed:
     """Put parked records back to waiting, each under its own idempotency key."""
     async with hub() as rt:
         if route is not None:

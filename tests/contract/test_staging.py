@@ -65,9 +65,7 @@ class Hub:
         return await self.store.stage(Batch(route, "crm", records, move=move))
 
     async def claim(self, lanes: int = 100, depth: int = 10, lease_s: float = 60, route: str = "orders") -> list[Lease]:
-        _, leases = await self.store.claim(
-            Claim(route, "erp", self.order, lanes, depth, int(lease_s * SECOND_US))
-        )
+        _, leases = await self.store.claim(Claim(route, "erp", self.order, lanes, depth, int(lease_s * SECOND_US)))
         return leases
 
     async def settle(self, *reports: LaneReport) -> Settled:
@@ -82,8 +80,7 @@ class Hub:
 def report(lease: Lease, *outcomes: Outcome, doubt: int = 0, is_probe: bool = False) -> LaneReport:
     """What a worker says that met these outcomes with the lease's first records."""
     attempts = [
-        Attempt(record, Kind.SEND, outcome, 1000, 500)
-        for record, outcome in zip(lease.records, outcomes, strict=False)
+        Attempt(record, Kind.SEND, outcome, 1000, 500) for record, outcome in zip(lease.records, outcomes, strict=False)
     ]
     return LaneReport(lease.lane, lease.token, attempts, doubt=doubt, doubted_us=1 if doubt else 0, is_probe=is_probe)
 

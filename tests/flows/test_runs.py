@@ -38,9 +38,7 @@ CANARY = "canary-5d1c-payload"
 
 
 @pytest.fixture
-async def live(
-    tmp_path: Path, prefect: PrefectClient, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Live]:
+async def live(tmp_path: Path, prefect: PrefectClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Live]:
     async with live_hub(tmp_path, f"sqlite:///{tmp_path / 'hub.db'}") as found:
         monkeypatch.setenv(HUB_VARIABLE, str(found.file))
         yield found

@@ -89,9 +89,7 @@ async def test_deliver_sends_everything_once_and_in_lane_order(rt: Runtime, erp:
     numbers: dict[str, list[bytes]] = {}
     for effect in erp.effects:
         numbers.setdefault(effect.key, []).append(effect.payload)
-    assert all(
-        seen == sorted(seen, key=lambda p: int(p.split(b'"n":')[1][:-1])) for seen in numbers.values()
-    )
+    assert all(seen == sorted(seen, key=lambda p: int(p.split(b'"n":')[1][:-1])) for seen in numbers.values())
     assert (await assert_conserved(rt)).delivered == 200
 
 
@@ -115,9 +113,7 @@ async def test_bulk_with_some_rejected_settles_each_by_itself(rt: Runtime, erp: 
     assert (await assert_conserved(rt)).waiting == 0
 
 
-async def test_f14_lost_answer_is_resent_under_the_same_key_and_takes_effect_once(
-    rt: Runtime, erp: FakeSystem
-) -> None:
+async def test_f14_lost_answer_is_resent_under_the_same_key_and_takes_effect_once(rt: Runtime, erp: FakeSystem) -> None:
     erp.loses_answer = True
     await stage(rt, "a", "b")
     assert (await deliver(rt)).ending == Ending.DOWN

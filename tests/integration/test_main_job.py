@@ -151,9 +151,7 @@ async def test_f14_lost_answer_of_a_carrier_without_keys_ships_once(
 
 
 @pytest.mark.parametrize("kind", ["hang", "error_500", "unavailable_503", "drop", "redirect"])
-async def test_outage_of_any_kind_loses_nothing_and_does_nothing_twice(
-    rt: Runtime, twins: TwinHost, kind: str
-) -> None:
+async def test_outage_of_any_kind_loses_nothing_and_does_nothing_twice(rt: Runtime, twins: TwinHost, kind: str) -> None:
     await twins.seed("orders", 20)
     await read(rt)
     await twins.fault("erp", kind)
@@ -235,7 +233,9 @@ async def test_changed_contract_keeps_every_record_until_it_fits_again(rt: Runti
 async def test_bad_record_is_parked_with_the_vendors_reason_and_replayed_after_mending(
     rt: Runtime, twins: TwinHost
 ) -> None:
-    twins.upsert("orders", [{"id": "o-1", "customerId": "c", "total": -5}, {"id": "o-2", "customerId": "c", "total": 5}])
+    twins.upsert(
+        "orders", [{"id": "o-1", "customerId": "c", "total": -5}, {"id": "o-2", "customerId": "c", "total": 5}]
+    )
     await read(rt)
     assert (await deliver(rt)).parked == 1
     [parked] = await rt.store.parked(Selection())

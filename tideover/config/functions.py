@@ -19,7 +19,7 @@ from tideover.model import JsonObject
 MappingFunction = Callable[[JsonObject], JsonObject | None]
 
 
-class NoFunction(ValueError):  # noqa: N818 - it says what is not there
+class NoFunction(ValueError):
     """A dotted path leads to no usable function: what is wrong, and how to mend it."""
 
     def __init__(self, what: str, mend: str) -> None:

@@ -25,7 +25,7 @@ Refusal = tuple[Mark | None, str, str]
 """Where, what, and how to mend it."""
 
 
-class TooDeep(Exception):  # noqa: N818 - it never leaves this package
+class TooDeep(Exception):
     """The document is nested deeper than `MAX_DEPTH`."""
 
     def __init__(self, mark: Mark) -> None:
@@ -33,7 +33,7 @@ class TooDeep(Exception):  # noqa: N818 - it never leaves this package
         super().__init__()
 
 
-class Enough(Exception):  # noqa: N818 - it never leaves this package
+class Enough(Exception):
     """`MAX_REFUSED` things were refused: the rest is not read."""
 
 

@@ -60,7 +60,10 @@ class Progress:
 
 
 class Delivery:
-    """One run of delivering to one target; `run` it once."""
+    """One run of delivering to one target; `run` it once.
+
+    `lease_margin_s`: how much longer than the longest call a lease lasts. What a dead worker held waits that long.
+    """
 
     def __init__(
         self,
@@ -69,13 +72,14 @@ class Delivery:
         *,
         linger_s: float = 0.0,
         patience_s: float = PATIENCE_S,
+        lease_margin_s: float = LEASE_MARGIN_S,
         stop: asyncio.Event | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._rt = rt
         self._routes = rt.routes_to(target)
         self._system = rt.config.systems_of(target)[0]
-        self._linger_s, self._patience_s = linger_s, patience_s
+        self._linger_s, self._patience_s, self._lease_margin_s = linger_s, patience_s, lease_margin_s
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
         self.progress = Progress(target, self._system)
@@ -111,7 +115,7 @@ class Delivery:
         rt, system = self._rt, self._system
         connector = await rt.connector(system)
         self._call_s = rt.system(system).timeouts.total
-        self._lease_s = self._call_s + LEASE_MARGIN_S
+        self._lease_s = self._call_s + self._lease_margin_s
         for name, route in self._routes.items():
             rule = rt.resolve_rule(name, system)
             self._senders[name] = Sender(connector, route.target.operation, rule, self._call_s, rt.monotonic)

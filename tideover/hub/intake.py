@@ -60,9 +60,7 @@ async def extract(rt: Runtime, route_name: str, *, limit: int = BATCH_RECORDS) -
     return Extract(Batch(route_name, route.source.system, records, broken, move), read, is_last, fault)
 
 
-def sort_out(
-    mapper: Mapper, found: Iterable[JsonObject], records: list[NewRecord], broken: list[Broken]
-) -> None:
+def sort_out(mapper: Mapper, found: Iterable[JsonObject], records: list[NewRecord], broken: list[Broken]) -> None:
     """Map records and put each where it belongs."""
     for record in found:
         match mapper.map(record):

@@ -210,9 +210,7 @@ def _probed(
     return _close(breaker, now_us), (Action.CLOSED,)
 
 
-def _open(
-    breaker: Breaker, reason: Reason, detail: str, now_us: int, rule: BreakerRule, spread: float
-) -> Breaker:
+def _open(breaker: Breaker, reason: Reason, detail: str, now_us: int, rule: BreakerRule, spread: float) -> Breaker:
     """A relapse soon after closing counts on; hysteresis against flapping."""
     lasting_us = int(2 * rule.max_open_s * SECOND_US)
     is_relapse = breaker.opens > 0 and now_us - breaker.closed_us < lasting_us
@@ -234,17 +232,16 @@ def _reopen(breaker: Breaker, outcome: Outcome, now_us: int, rule: BreakerRule, 
     match outcome:
         case Unsent(code=code, detail=text):
             reason, detail = (
-                Reason.CREDENTIALS if code == CREDENTIALS else Reason.UNREACHABLE
-            ).value, _join(code, text)
+                (Reason.CREDENTIALS if code == CREDENTIALS else Reason.UNREACHABLE).value,
+                _join(code, text),
+            )
         case Unknown(code=code, detail=text):
             reason, detail = (Reason.HUNG if code == HUNG else Reason.FAILING).value, _join(code, text)
     if breaker.reason == Reason.CONTRACT and reason != Reason.CONTRACT:
         reason = Reason.CONTRACT.value  # until the contract fits again, only a real record may close it
     opens = breaker.opens + 1
     retry_us = now_us + _open_us(opens, rule, spread)
-    return replace(
-        breaker, state=State.OPEN, reason=reason, detail=detail, opens=opens, successes=0, retry_us=retry_us
-    )
+    return replace(breaker, state=State.OPEN, reason=reason, detail=detail, opens=opens, successes=0, retry_us=retry_us)
 
 
 def _close(breaker: Breaker, now_us: int) -> Breaker:

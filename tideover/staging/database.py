@@ -195,7 +195,9 @@ def open_database(url: str, clock: Clock = lambda now_us: now_us) -> Database:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise Refused("the staging database's URL can't be read; write sqlite:///FILE or postgresql://USER@HOST/NAME") from None
+        raise Refused(
+            "the staging database's URL can't be read; write sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if parsed.database:

@@ -34,7 +34,9 @@ class Dialect(Protocol):
         """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""
         ...
 
-    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+    def insert(
+        self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = ""
+    ) -> None:
         """Insert many rows in one go. `tail` is an `on conflict` clause."""
         ...
 
@@ -71,7 +73,9 @@ class PostgreSQL:
         arrays = ", ".join(f"cast(:{name} as {kind}[])" for name, kind in types.items())
         return f"unnest({arrays}) as {alias}({', '.join(types)})"
 
-    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+    def insert(
+        self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = ""
+    ) -> None:
         if rows:
             names = ", ".join(columns)
             source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
@@ -109,7 +113,9 @@ class SQLite:
         values = ", ".join(f"j_{name}.value as {name}" for name in types)
         return f"(select {values} from json_each(:{first}) as j_{first}{joins}) as {alias}"
 
-    def insert(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = "") -> None:
+    def insert(
+        self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = ""
+    ) -> None:
         if rows:
             marks = ", ".join("?" * len(columns))
             statement = f"insert into {table.name} ({', '.join(columns)}) values ({marks}) {tail}"

@@ -165,7 +165,9 @@ def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
     among = tx.dialect.in_list("ids")
     lanes = f"select lane from parked where id {among}"
     tx.conn.execute(text(f"select id from lane where id in ({lanes}) order by id {tx.dialect.for_update}"), bound)
-    statement = f"select {_COLUMNS} from parked where closed_us = 0 and id {among} order by lane, seq {tx.dialect.for_update}"
+    statement = (
+        f"select {_COLUMNS} from parked where closed_us = 0 and id {among} order by lane, seq {tx.dialect.for_update}"
+    )
     return tx.conn.execute(text(statement), bound).all()
 
 

@@ -54,8 +54,6 @@ lane = Table(
     Column("in_doubt", Integer, nullable=False, server_default=text("0")),
     _micros("doubted_us"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    # Room in each page, so that claims and settles stay heap-only updates.
-    postgresql_with={"fillfactor": 60},
 )
 Index(
     "lane_waiting",
@@ -122,7 +120,11 @@ parked = Table(
     Column("closing", Text, nullable=False, server_default=text("''")),  # replayed, released, restored or resent
 )
 Index(
-    "parked_open", parked.c.route, parked.c.id, postgresql_where=text("closed_us = 0"), sqlite_where=text("closed_us = 0")
+    "parked_open",
+    parked.c.route,
+    parked.c.id,
+    postgresql_where=text("closed_us = 0"),
+    sqlite_where=text("closed_us = 0"),
 )
 Index("parked_lane", parked.c.lane)
 
@@ -175,9 +177,7 @@ outage = Table(
     _micros("drained_us"),
     Column("backlog", BigInteger, nullable=False, server_default=text("0")),
 )
-Index(
-    "outage_open", outage.c.system, postgresql_where=text("drained_us = 0"), sqlite_where=text("drained_us = 0")
-)
+Index("outage_open", outage.c.system, postgresql_where=text("drained_us = 0"), sqlite_where=text("drained_us = 0"))
 
 event = Table(
     "event",

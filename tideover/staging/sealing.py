@@ -64,7 +64,9 @@ class Sealed:
         name = stored[2:end].decode()
         cipher = self._ciphers.get(name)
         if cipher is None:
-            raise Refused(f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read")
+            raise Refused(
+                f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read"
+            )
         try:
             return cipher.decrypt(stored[end : end + 12], stored[end + 12 :], place.encode())
         except InvalidTag:

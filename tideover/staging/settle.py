@@ -85,9 +85,7 @@ def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
 
 def _write_lanes(tx: Transaction, decided: Plan) -> None:
     columns = ("id", "done_seq", "state", "due_us", "attempts", "in_doubt", "doubted_us", "lease_until_us")
-    rows = [
-        (p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.in_doubt, p.doubted_us, 0) for p in decided.lanes
-    ]
+    rows = [(p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.in_doubt, p.doubted_us, 0) for p in decided.lanes]
     tx.dialect.update(tx.conn, schema.lane, columns, rows)
 
 
@@ -139,4 +137,6 @@ def _write_parked(tx: Transaction, system: str, parked: Sequence[ParkPlan], seal
     ]  # fmt: skip
     tx.dialect.insert(tx.conn, schema.parked, columns, rows)
     for p in parked:
-        announce(tx, HubEvent("tideover.record.parked", p.record.id, {"route": p.route, "system": system, "code": p.code}))
+        announce(
+            tx, HubEvent("tideover.record.parked", p.record.id, {"route": p.route, "system": system, "code": p.code})
+        )

@@ -174,5 +174,7 @@ def _move_cursor(tx: Transaction, batch: Batch) -> None:
 
 def cursor_of(tx: Transaction, route: str) -> Cursor:
     """Where the route's reading stands; before its first page, at the beginning."""
-    row = tx.conn.execute(text("select cursor, version from cursor where route = :route"), {"route": route}).one_or_none()
+    row = tx.conn.execute(
+        text("select cursor, version from cursor where route = :route"), {"route": route}
+    ).one_or_none()
     return Cursor(row[0] or None, row[1]) if row else Cursor(None, 0)

@@ -42,7 +42,9 @@ class Store:
         found = await self.database.read(lambda tx: migrate.revision(tx.conn))
         if found != migrate.HEAD:
             has = f"revision {found}" if found else "no schema"
-            raise SchemaMismatch(f"the staging database has {has}, this release needs {migrate.HEAD}: run `tideover migrate`")
+            raise SchemaMismatch(
+                f"the staging database has {has}, this release needs {migrate.HEAD}: run `tideover migrate`"
+            )
 
     # --- the hot path ---------------------------------------------------------------------------------------
 
@@ -68,9 +70,7 @@ class Store:
 
     async def settle(self, settlement: settling.Settlement) -> settling.Settled:
         """Write what became of leased records. Doing it again changes nothing."""
-        settled = await self.database.write(
-            lambda tx: settling.settle(tx, settlement, self._sealer, self._spread)
-        )
+        settled = await self.database.write(lambda tx: settling.settle(tx, settlement, self._sealer, self._spread))
         if settled.gate.reason == "contract":
             await self.restore_storm(settlement.system)
         return settled
@@ -171,9 +171,7 @@ class Store:
         """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went."""
         rows, is_done = 0, False
         while not is_done:
-            piece = await self.database.write(
-                lambda tx: upkeep.purge_lanes(tx, route, tx.now_us - retention_us)
-            )
+            piece = await self.database.write(lambda tx: upkeep.purge_lanes(tx, route, tx.now_us - retention_us))
             rows, is_done = rows + piece.rows, piece.is_done
         after, is_done = 0, False
         while not is_done:

@@ -81,7 +81,9 @@ def apply(
     tx: Transaction, row: SystemRow, breaker: Breaker, actions: Sequence[Action], *, pause_s: float = 0.0
 ) -> SystemRow:
     """Write a breaker's new state, and what its transition asks for: outage, events, records to restore."""
-    paused_until_us = max(row.paused_until_us, tx.now_us + int(pause_s * SECOND_US)) if pause_s > 0 else row.paused_until_us
+    paused_until_us = (
+        max(row.paused_until_us, tx.now_us + int(pause_s * SECOND_US)) if pause_s > 0 else row.paused_until_us
+    )
     if breaker == row.breaker and paused_until_us == row.paused_until_us:
         return row
     if pause_s > 0 and row.paused_until_us <= tx.now_us:
@@ -124,7 +126,9 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
 
 def _ensure(tx: Transaction, name: str) -> None:
     tx.conn.execute(
-        text("insert into system (name, breaker, state) values (:name, :breaker, 'closed') on conflict (name) do nothing"),
+        text(
+            "insert into system (name, breaker, state) values (:name, :breaker, 'closed') on conflict (name) do nothing"
+        ),
         {"name": name, "breaker": orjson.dumps(asdict(Breaker())).decode()},
     )
 
@@ -141,7 +145,9 @@ def _decode(stored: str) -> Breaker:
     )
 
 
-def tell(tx: Transaction, name: str, event: Event, rule: BreakerRule, spread: float) -> tuple[SystemRow, Sequence[Action]]:
+def tell(
+    tx: Transaction, name: str, event: Event, rule: BreakerRule, spread: float
+) -> tuple[SystemRow, Sequence[Action]]:
     """Let an event change a system's breaker."""
     row = load(tx, name, for_update=True)
     breaker, actions = step(row.breaker, event, tx.now_us, rule, spread)
@@ -214,9 +220,7 @@ def end_drain(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool
     if restored_us is None or _is_waiting(tx, backlog_routes, restored_us):
         return False
     tx.conn.execute(
-        text(
-            "update outage set drained_us = :now where system = :system and restored_us > 0 and drained_us = 0"
-        ),
+        text("update outage set drained_us = :now where system = :system and restored_us > 0 and drained_us = 0"),
         {"now": tx.now_us, "system": name},
     )
     announce(tx, HubEvent("tideover.system.drained", name, {"took_s": round((tx.now_us - restored_us) / SECOND_US, 3)}))

@@ -28,7 +28,7 @@ class Answer:
         return replace(self, headers=(*self.headers, *raw_headers(headers)))
 
 
-class Refusal(Exception):  # noqa: N818 - an answer on its way out, not an error of the twin
+class Refusal(Exception):
     """Ends the handling of a call with a vendor's error answer."""
 
     def __init__(self, answer: Answer) -> None:

@@ -17,7 +17,7 @@ _LARGEST_REQUEST_BYTES = 32_000_000
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Stopped(Exception):  # noqa: N818 - a signal between coroutines, not an error
+class Stopped(Exception):
     """The port was shut while the call was held: it is dropped as by a crash."""
 
 

@@ -1,0 +1,119 @@
+"""How the command line writes quantities, foreign text and errors; and what it thinks of what is installed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tideover.cli.doctor import check_prefect
+from tideover.cli.explaining import covered, explained
+from tideover.cli.frame import EXIT_CODES
+from tideover.cli.printing import amount, cell, plain, span, stamp, table
+from tideover.errors import (
+    AccessError,
+    ConfigError,
+    HubUnavailable,
+    Problem,
+    Refused,
+    SourceError,
+    TideoverError,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "–"),
+        (0, "0 ms"),
+        (0.1204, "120 ms"),
+        (12.34, "12.3 s"),
+        (59.96, "1m 00s"),
+        (75, "1m 15s"),
+        (3600, "1h 00m"),
+        (11_100, "3h 05m"),
+        (187_200, "2d 04h"),
+    ],
+)
+def test_span_shows_two_units_at_most(seconds: float | None, shown: str) -> None:
+    assert span(seconds) == shown
+
+
+def test_stamp_of_an_instant_is_utc_and_of_none_is_null() -> None:
+    assert stamp(1_769_860_800_000_001) == "2026-01-31T12:00:00.000001Z"
+    assert stamp(0) is None
+
+
+def test_amount_counts_one_and_many() -> None:
+    assert [amount(n, "record") for n in (0, 1, 1200)] == ["0 records", "1 record", "1,200 records"]
+
+
+@given(st.text())
+def test_plain_is_one_printable_line_whatever_comes(text: str) -> None:
+    shown = plain(text)
+    assert shown.isprintable() or shown == ""
+
+
+def test_table_on_a_narrow_screen_keeps_the_first_column_whole() -> None:
+    console = Console(width=60, color_system=None, record=True, quiet=False, file=None, force_terminal=False)
+    rows = table(("record", "detail"), wide=("detail",))
+    rows.add_row(cell("f" * 32), cell("a long text " * 10))
+    with console.capture() as captured:
+        console.print(rows)
+    assert "f" * 32 in captured.get()
+    assert all(len(line) <= 60 for line in captured.get().splitlines())
+
+
+def test_explained_problem_has_a_caret_under_its_column() -> None:
+    problem = Problem("hub.yaml", 7, 5, "routes.r", "is wrong", "mend it")
+    _, _, source, caret = (text.plain for text in explained(problem, "error", "    bad: 1"))
+    assert caret.index("^") == source.index("bad")
+
+
+def test_explained_problem_in_a_very_long_line_shows_the_part_around_it() -> None:
+    problem = Problem("hub.yaml", 1, 5_001, "x", "is wrong")
+    _, _, source, caret = (text.plain for text in explained(problem, "error", "a" * 5_000 + "X" + "b" * 5_000))
+    assert len(source) < 200
+    assert caret.index("^") == source.index("X")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("    token: hush", "    token: ****"),
+        ('{"api_key": "hush", "x": 1}', '{"api_key": ******, "x": 1}'),
+        ("url: postgresql://me:hush@host/db", "url: postgresql://*******@host/db"),
+        ("client_secret: {literal: hush}", "client_secret: **************}"),
+        ("key: id", "key: id"),
+        ("token: [", "token: *"),
+    ],
+)
+def test_covered_line_keeps_no_secret_and_its_length(source: str, shown: str) -> None:
+    assert covered(source) == shown
+    assert len(covered(source)) == len(source)
+
+
+@pytest.mark.parametrize(
+    ("prefect", "fastapi", "is_good"),
+    [
+        ("3.8.8", "0.150.0", True),
+        ("3.8.8", "0.151.0", False),
+        ("3.8.8", "1.0", False),
+        ("3.9.0", "0.151.0", True),
+        ("3.10.1", "0.160.0", True),
+        (None, "0.150.0", False),
+        ("3.8.8", None, False),
+    ],
+)
+def test_check_prefect_knows_which_versions_fit(prefect: str | None, fastapi: str | None, is_good: bool) -> None:
+    versions = {"prefect": prefect, "fastapi": fastapi}
+    problems = check_prefect(versions.get)
+    assert (not problems) is is_good
+    assert all("pip install" in problem for problem in problems)
+
+
+def test_exit_codes_of_all_errors_are_documented() -> None:
+    kinds = (TideoverError, ConfigError, HubUnavailable, AccessError, SourceError, Refused)
+    assert [kind.exit_code for kind in kinds] == [1, 2, 3, 4, 5, 6]
+    assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)

@@ -1,0 +1,142 @@
+"""`tideover status`: what is down, what waits, since when, and how recovery compares with what was promised."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from tideover.cli.board import board
+from tideover.cli.frame import Cli
+from tideover.cli.printing import console, line, seconds, since, stamp
+from tideover.errors import HubUnavailable
+
+if TYPE_CHECKING:
+    from tideover.config.models import Hub
+    from tideover.hub.overview import OutageFigures, Overview
+    from tideover.hub.runtime import Runtime
+
+OUTAGES = 10
+
+
+async def status(
+    cli: Cli,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, and refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.2, help="With --watch: seconds between looks.")] = 2.0,
+) -> None:
+    """Show where everything stands.
+
+    Systems with their breakers, routes with what waits, and the latest outages as measured, against the routes'
+    objectives. Reads one snapshot of the hub's database; asks no system and no Prefect.
+
+    JSON: hub, at, systems, routes and outages; durations are in seconds (`_s`), instants in UTC. With --watch, one
+    document per line.
+    """
+    from tideover.bootstrap import open_hub
+    from tideover.hub.overview import overview
+
+    async with open_hub(cli.hub_file) as rt:
+        if watch:
+            await _watch(cli, rt, interval)
+            return
+        view = await overview(rt, outages=OUTAGES)
+        if cli.as_json:
+            cli.write_json(as_json(rt.config, view))
+        else:
+            console().print(board(rt.config, view))
+
+
+async def _watch(cli: Cli, rt: Runtime, interval: float) -> None:
+    from tideover.hub.overview import overview
+
+    out, last = console(), Group()
+    # Redrawn in place on a terminal; anywhere else, one whole view after another.
+    live = Live(console=out, auto_refresh=False, vertical_overflow="visible") if out.is_terminal else None
+    if live and not cli.as_json:
+        live.start()
+    try:
+        while True:
+            shown: RenderableType
+            try:
+                view = await overview(rt, outages=OUTAGES)
+                shown = last = board(rt.config, view)
+                if cli.as_json:
+                    cli.write_json(as_json(rt.config, view), indent=None)
+            except HubUnavailable as error:
+                shown = Group(line(("no answer: ", "bold red"), str(error), "; trying again"), Text(), last)
+                if cli.as_json or live is None:
+                    cli.note(("error: ", "bold red"), str(error))
+            if live and not cli.as_json:
+                live.update(shown, refresh=True)
+            elif not cli.as_json:
+                out.print(shown)
+            await asyncio.sleep(interval)
+    finally:
+        if live and not cli.as_json:
+            live.stop()
+
+
+def as_json(hub: Hub, view: Overview) -> dict[str, object]:
+    """The stable machine-readable form of a view."""
+    return {
+        "hub": hub.name,
+        "at": stamp(view.now_us),
+        "systems": [
+            {
+                "system": name,
+                "breaker": gate.state.value,
+                "reason": gate.reason,
+                "detail": gate.detail,
+                "is_forced": gate.is_forced,
+                "is_paused": gate.is_paused,
+                "since": stamp(view.since_us.get(name, 0)),
+                "since_s": seconds(since(view.now_us, view.since_us.get(name, 0))),
+                "next_change_s": seconds(gate.wait_s),
+            }
+            for name, gate in view.systems.items()
+        ],
+        "routes": [
+            {
+                "route": r.status.route,
+                "target": r.target,
+                "accepted": r.status.staged,
+                "delivered": r.status.delivered,
+                "superseded": r.status.superseded,
+                "waiting": r.status.waiting,
+                "parked": r.status.parked,
+                "held_lanes": r.status.held_lanes,
+                "oldest_s": seconds(r.oldest_s),
+                "newest": stamp(r.status.newest_us),
+                "rpo_s": seconds(r.rpo_s),
+                "rpo_target_s": r.rpo_target_s,
+                "rto_s": seconds(r.rto_s),
+                "rto_target_s": r.rto_target_s,
+            }
+            for r in view.routes
+        ],
+        "outages": [_outage(o) for o in view.outages],
+    }
+
+
+def _outage(figures: OutageFigures) -> dict[str, object]:
+    outage = figures.outage
+    return {
+        "id": outage.id,
+        "system": outage.system,
+        "reason": outage.reason,
+        "detail": outage.detail,
+        "first_failure": stamp(outage.first_failure_us),
+        "opened": stamp(outage.opened_us),
+        "restored": stamp(outage.restored_us),
+        "drained": stamp(outage.drained_us),
+        "backlog": outage.backlog,
+        "detect_s": seconds(figures.detect_s),
+        "down_s": seconds(figures.down_s),
+        "drain_s": seconds(figures.drain_s),
+        "recovery_s": seconds(figures.recovery_s),
+        "is_over": figures.is_over,
+    }
