@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 from prefect import flow
@@ -14,10 +17,11 @@ from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, show
 from tasks import drain, hub
 from tideover.hub.delivery import Progress
-from tideover.hub.overview import overview
 from tideover.hub.runtime import Runtime
+from tideover.staging import reports
 
 NOTE_EVERY_S = 10.0
+PROGRESS_EVERY_S = 3.0
 
 
 @flow(name="deliver", flow_run_name="deliver-{target}", persist_result=False, validate_parameters=True)
@@ -32,9 +36,9 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
     async with hub() as rt:
         before = await _waiting(rt, target)
         logger().info("%s records wait for %s", before, target)
-        artifact = await _begin_progress(target) if before else None
-        progress = await drain(target, linger_s, on_progress=_Notes(target))
-        await _end_progress(rt, artifact, target, before)
+        notes = _Notes(target)
+        async with _progress_shown(rt, target, before):
+            progress = await drain(target, linger_s, on_progress=notes)
         await publish(rt)
     state = state_of(counts_of(progress))
     logger().info("%s", state.message)
@@ -42,8 +46,8 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
 
 
 async def _waiting(rt: Runtime, target: str) -> int:
-    rt.routes_to(target)
-    return sum(r.status.waiting for r in (await overview(rt, outages=0)).routes if r.target == target)
+    routes = list(rt.routes_to(target))
+    return await rt.store.report(lambda tx: reports.waiting(tx, routes))
 
 
 class _Notes:
@@ -68,20 +72,32 @@ class _Notes:
         self._last = (now, progress.delivered, seen)
 
 
-async def _begin_progress(target: str) -> UUID | None:
+@asynccontextmanager
+async def _progress_shown(rt: Runtime, target: str, before: int) -> AsyncIterator[None]:
+    """Keep a progress artifact up to date: what share of what waited at the beginning has gone."""
+    if not before:
+        yield
+        return
+    showing = asyncio.create_task(_show_progress(rt, target, before))
+    try:
+        yield
+    finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _show_progress(rt: Runtime, target: str, before: int) -> None:
     made: list[UUID] = []
 
     async def make() -> None:
         key = f"drain-{target}"
-        found = await acreate_progress_artifact(progress=0.0, key=key, description=f"What waited for {target}")
-        made.append(found)
+        made.append(await acreate_progress_artifact(progress=0.0, key=key, description=f"What waited for {target}"))
 
     await show(make())
-    return made[0] if made else None
-
-
-async def _end_progress(rt: Runtime, artifact: UUID | None, target: str, before: int) -> None:
-    if artifact is None:
-        return
-    left = min(await _waiting(rt, target), before)
-    await show(aupdate_progress_artifact(artifact, progress=100.0 * (before - left) / before))
+    left = before
+    while made and left:
+        try:
+            await asyncio.sleep(PROGRESS_EVERY_S)
+        finally:  # also when the delivery is over: the last word is how it ended
+            left = min(await _waiting(rt, target), before)
+            await show(aupdate_progress_artifact(made[0], progress=100.0 * (before - left) / before))

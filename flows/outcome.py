@@ -1,4 +1,4 @@
-"""How a run's state tells its story: `Completed`, `Queued` (kept for a system that can't take it), `Parked`, `Failed`."""
+"""How a run's state tells its story: `Completed`, `Queued` (kept for a system that is away), `Parked`, `Failed`."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def project_secrets(project: Path | None = None) -> Secrets:
 
     The engine imports no Prefect; it asks for this by name, as Prefect itself asks for a flow.
     """
-    for folder in (str(project) if project else None, os.getcwd()):
+    for folder in (str(project) if project else None, str(Path.cwd())):
         if folder and folder not in sys.path:
             sys.path.append(folder)
     try:

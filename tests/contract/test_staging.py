@@ -455,7 +455,8 @@ async def test_payloads_are_sealed_at_rest_and_bound_to_their_record(database_ur
     assert b"canary-7f3a" not in b"".join(bytes(row[1]) for row in stored)
     await sql(
         database_url,
-        f"update record set payload = (select payload from record where id = '{stored[0][0]}') where id = '{stored[1][0]}'",
+        f"update record set payload = (select payload from record where id = '{stored[0][0]}') "
+        f"where id = '{stored[1][0]}'",
     )
     leases = {lease.records[0].key: lease.records[0] for lease in await hub.claim()}
     assert leases["a"].payload == b'{"secret":"canary-7f3a"}'

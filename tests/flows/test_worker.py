@@ -1,5 +1,5 @@
-"""The whole house as it runs in production: deployments on a real server, a process worker, real HTTP. The ERP dies and
-comes back; the worker is killed in the middle; nothing is lost, nothing is done twice, and nobody has to do anything."""
+"""The whole house as it runs in production: deployments on a real server, a process worker, real HTTP. The ERP dies
+and comes back; the worker is killed in the middle; nothing is lost, nothing done twice, and nobody has to act."""
 
 from __future__ import annotations
 

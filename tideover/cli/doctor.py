@@ -13,9 +13,11 @@ from tideover.cli.printing import console, line, table
 from tideover.errors import Refused
 
 SHOWN = ("prefect", "fastapi", "sqlalchemy", "typer")
-# The server of prefect 3.8 does not start on fastapi 0.151 and later: docs/adr/0002-dependencies.md.
+# The server of prefect 3.8 does not start on fastapi 0.151 and later, and on SQLAlchemy 2.1 its scheduler fails, so
+# that no schedule ever fires: docs/adr/0002-dependencies.md.
 PREFECT_THAT_MINDS = (3, 9)
 FASTAPI_TOO_NEW = (0, 151)
+SQLALCHEMY_TOO_NEW = (2, 1)
 
 
 def version(cli: Cli) -> None:
@@ -59,9 +61,19 @@ def check_prefect(installed: Callable[[str], str | None] = installed) -> list[st
         return ["prefect is not installed: pip install prefect-tideover"]
     if fastapi is None:
         return ["fastapi is not installed, and Prefect's server needs it: pip install 'fastapi<0.151'"]
-    if _release(prefect) < PREFECT_THAT_MINDS and _release(fastapi) >= FASTAPI_TOO_NEW:
-        return [f"the server of prefect {prefect} does not start on fastapi {fastapi}: pip install 'fastapi<0.151'"]
-    return []
+    if _release(prefect) >= PREFECT_THAT_MINDS:
+        return []
+    problems = []
+    if _release(fastapi) >= FASTAPI_TOO_NEW:
+        problems.append(
+            f"the server of prefect {prefect} does not start on fastapi {fastapi}: pip install 'fastapi<0.151'"
+        )
+    sqlalchemy = installed("sqlalchemy") or ""
+    if _release(sqlalchemy) >= SQLALCHEMY_TOO_NEW:
+        problems.append(
+            f"no schedule of prefect {prefect} fires on SQLAlchemy {sqlalchemy}: pip install 'sqlalchemy<2.1'"
+        )
+    return problems
 
 
 def need_prefect(cli: Cli) -> None:

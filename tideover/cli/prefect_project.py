@@ -19,7 +19,7 @@ from rich.text import Text
 from tideover.cli.doctor import need_prefect
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, busy, cell, console, line, table
-from tideover.errors import Refused
+from tideover.errors import Refused, SchemaMismatch
 
 FOLDERS = ("flows", "tasks", "blocks", "deployments")
 _COLOURS = {"created": "green", "updated": "cyan", "kept": "yellow", "removed": "red", "unchanged": "dim"}
@@ -52,10 +52,14 @@ async def deploy(
         bool, typer.Option("--overwrite", help="Also set back what people changed in the UI.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    abandon: Annotated[
+        bool, typer.Option("--abandon", help="Go on although records wait in routes that the file no longer has.")
+    ] = False,
 ) -> None:
     """Make Prefect's work pool, deployments, schedules and automations equal to the hub's file.
 
-    What a person changed in Prefect's UI is kept, and said so. Doing it again changes nothing.
+    What a person changed in Prefect's UI is kept, and said so. Doing it again changes nothing. A route that still has
+    records waiting can't be taken out: nobody would deliver them.
 
     JSON: dry_run, changes [kind, name, what, fields].
     """
@@ -64,6 +68,8 @@ async def deploy(
     hub = load_hub(cli.hub_file)
     need_prefect(cli)
     project = find_project(cli.hub_file)
+    if not abandon:
+        await _refuse_abandoning(cli.hub_file)
     with busy("asking Prefect"):
         converge = load(project, "deployments.converge").converge
         changes = await converge(hub, cli.hub_file, project, overwrite=overwrite, dry_run=dry_run)
@@ -78,6 +84,23 @@ async def deploy(
     _sum_up([c.what for c in changes], "object", dry_run=dry_run)
     if any(c.what == "kept" for c in changes):
         cli.note(("kept", "yellow"), ": a person changed these; --overwrite sets them back")
+
+
+async def _refuse_abandoning(hub_file: Path) -> None:
+    from tideover.bootstrap import open_hub
+    from tideover.hub.overview import abandoned
+
+    try:
+        async with open_hub(hub_file) as rt:
+            waiting = await abandoned(rt)
+    except SchemaMismatch:
+        return  # a new database: nothing waits
+    if waiting:
+        told = ", ".join(f"{route} ({count})" for route, count in waiting.items())
+        raise Refused(
+            f"records wait in routes that the hub's file no longer has: {told}; put them back until they are drained, "
+            "or say --abandon"
+        )
 
 
 async def apply(

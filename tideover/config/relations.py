@@ -53,7 +53,7 @@ def check_relations(hub: Hub) -> list[Finding]:
 
 
 def _check_deliver(hub: Hub) -> Iterator[Finding]:
-    """A run that is still there when the next is due makes Prefect cancel that one, and nobody delivers until a third."""
+    """A run that is still there when the next is due makes Prefect cancel that one: nobody delivers until a third."""
     settings = hub.deliver
     if settings.linger + RUN_START_S > settings.every:
         what = f"leaves less than {format_duration(RUN_START_S)} before the next run (`every`)"

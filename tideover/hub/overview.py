@@ -109,6 +109,13 @@ async def audit(rt: Runtime) -> list[RouteAudit]:
     return await rt.store.audit(list(rt.config.routes))
 
 
+async def abandoned(rt: Runtime) -> dict[str, int]:
+    """Routes that the tables know and the configuration no longer has, with the number of records that wait there:
+    nobody would ever deliver those."""
+    books = await audit(rt)
+    return {a.route: a.waiting for a in books if a.waiting and a.route not in rt.config.routes}
+
+
 async def trace(rt: Runtime, key: str, route: str | None = None) -> list[TracedRecord]:
     """The story of a business key, or of one record by its id, oldest first."""
     routes = [route] if route else list(rt.config.routes)

@@ -190,7 +190,8 @@ class PostgresDatabase:
 def open_database(url: str, clock: Clock = lambda now_us: now_us) -> Database:
     """The database behind a URL: `sqlite:///file.db` or `postgresql://user@host/name`.
 
-    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. Raises `Refused` for any other URL; its text never holds the URL, which has a password.
+    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. Raises
+    `Refused` for any other URL; its text never holds the URL, which has a password.
     """
     try:
         parsed = make_url(url)
@@ -220,7 +221,7 @@ class _translated:  # noqa: N801 - reads as a statement
 
 
 def _is_driver_error(error: BaseException | None) -> bool:
-    """asyncpg raises some errors that SQLAlchemy does not wrap, `InternalClientError` and `InterfaceError` among them."""
+    """asyncpg raises some errors that SQLAlchemy does not wrap, `InternalClientError` and `InterfaceError` too."""
     return error is not None and type(error).__module__.partition(".")[0] == "asyncpg"
 
 

@@ -1,4 +1,4 @@
-"""The few places where SQLite and PostgreSQL differ: the clock, row locks, and how many rows travel in one statement."""
+"""The few places where SQLite and PostgreSQL differ: the clock, row locks, and many rows in one statement."""
 
 from __future__ import annotations
 

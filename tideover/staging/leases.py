@@ -71,8 +71,9 @@ def _take(tx: Transaction, wish: Claim, ids: Sequence[int]) -> None:
         text(
             "update lane set token = token + 1, lease_until_us = :until, system = :system, "
             "doubted_us = case when in_doubt = 0 then :now else doubted_us end, "
-            "in_doubt = case when in_doubt > 0 then in_doubt when last_seq - done_seq < :depth then last_seq - done_seq "
-            f"else :depth end where id {tx.dialect.in_list('ids')}"
+            "in_doubt = case when in_doubt > 0 then in_doubt "
+            "when last_seq - done_seq < :depth then last_seq - done_seq else :depth end "
+            f"where id {tx.dialect.in_list('ids')}"
         ),
         {
             "until": tx.now_us + wish.lease_us,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.errors import Refused
-from tideover.model import HubEvent, NewRecord, content_hash
+from tideover.model import HubEvent, NewRecord, content_hash, lane_id
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
@@ -127,10 +127,10 @@ def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: S
         stage(tx, Batch(row.route, row.system, [corrected]), sealer)
         tx.conn.execute(
             text(
-                "update record set parent = :parent where lane = (select id from lane where route = :route and key = :key) "
-                "and seq = (select last_seq from lane where route = :route and key = :key)"
+                "update record set parent = :parent where lane = :lane "
+                "and seq = (select last_seq from lane where id = :lane)"
             ),
-            {"parent": row.record, "route": row.route, "key": corrected.key},
+            {"parent": row.record, "lane": lane_id(row.route, corrected.key)},
         )
     return True
 
@@ -176,7 +176,8 @@ def _unhold(tx: Transaction, row: Row[Any], *, step_over: bool) -> None:
     advance = 1 if step_over else 0
     tx.conn.execute(
         text(
-            "update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, in_doubt = 0, doubted_us = 0, "
+            "update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, "
+            "in_doubt = 0, doubted_us = 0, "
             "state = case when done_seq + :advance < last_seq then 1 else 0 end where id = :lane and state = 2"
         ),
         {"advance": advance, "now": tx.now_us, "lane": row.lane},

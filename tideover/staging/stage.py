@@ -118,7 +118,7 @@ def _advance_lanes(tx: Transaction, intake: Intake) -> None:
 
 
 def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
-    """What can't be staged is parked with its reason; one that is parked already, and still open, is not parked twice."""
+    """What can't be staged is parked with its reason; one that is parked already, and open, is not parked twice."""
     fresh: dict[str, Broken] = {}
     for broken in batch.broken:
         identity = content_hash(f"{batch.route}|{broken.key}|{broken.code}|".encode() + broken.payload).hex()

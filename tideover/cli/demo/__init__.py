@@ -185,7 +185,8 @@ def _plain(figures: Figures, screen: Screen) -> dict[str, object]:
 
 def _wait(console: Console, place: Place) -> None:
     console.print(f"\nIt goes on: {place.ui}. In another shell:")
-    console.print(f"  export PREFECT_API_URL={place.ui}/api TIDEOVER_HUB={place.hub_file}")
+    console.print(f"  export PREFECT_API_URL={place.ui}/api TIDEOVER_HUB={place.hub_file}", soft_wrap=True)
+    console.print(f"  export TIDEOVER_TWINS=http://127.0.0.1:{place.twins_port}")
     console.print("  tideover status --watch\n  tideover twins fault erp hang\nCtrl-C stops everything.")
     with suppress(KeyboardInterrupt):
         while True:
