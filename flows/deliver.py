@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
+from contextlib import suppress
 from uuid import UUID
 
 from prefect import flow
@@ -16,12 +16,13 @@ from flows.board import publish
 from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, show
 from tasks import drain, hub
+from tideover.errors import HubUnavailable
 from tideover.hub.delivery import Progress
 from tideover.hub.runtime import Runtime
 from tideover.staging import reports
 
 NOTE_EVERY_S = 10.0
-PROGRESS_EVERY_S = 3.0
+SHOW_EVERY_S = 3.0
 
 
 @flow(name="deliver", flow_run_name="deliver-{target}", persist_result=False, validate_parameters=True)
@@ -34,70 +35,74 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
             lingering run finds out when it is back, and drains at once.
     """
     async with hub() as rt:
-        before = await _waiting(rt, target)
+        routes = list(rt.routes_to(target))
+        before = await rt.store.report(lambda tx: reports.waiting(tx, routes))
         logger().info("%s records wait for %s", before, target)
-        notes = _Notes(target)
-        async with _progress_shown(rt, target, before):
-            progress = await drain(target, linger_s, on_progress=notes)
+        screen = _Screen(rt, target, routes, before)
+        progress = await screen.while_running(drain(target, linger_s, on_progress=screen.note))
         await publish(rt)
     state = state_of(counts_of(progress))
     logger().info("%s", state.message)
     return state
 
 
-async def _waiting(rt: Runtime, target: str) -> int:
-    routes = list(rt.routes_to(target))
-    return await rt.store.report(lambda tx: reports.waiting(tx, routes))
+class _Screen:
+    """Keeps what people see of a delivery up to date: its log, a progress artifact, and the board when its system goes
+    down, comes back or is drained. None of it can hold up or fail the delivery."""
 
+    def __init__(self, rt: Runtime, target: str, routes: list[str], before: int) -> None:
+        self._rt, self._target, self._routes, self._before = rt, target, routes, before
+        self._noted = (time.monotonic(), 0)
+        self._breaker = ""
+        self._shown = ("", before == 0)
+        self._bar: UUID | None = None
+        self._left = before
 
-class _Notes:
-    """Says now and then in the run's log how far a delivery is, and at once when its system goes down or comes back."""
+    async def while_running(self, delivery: Awaitable[Progress]) -> Progress:
+        """Show until the delivery ends, and once more how it ended."""
+        showing = asyncio.create_task(self._keep_showing())
+        try:
+            return await delivery
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+            with suppress(HubUnavailable):
+                await self._move_bar()
 
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._last = (time.monotonic(), 0, "")
-
-    def __call__(self, progress: Progress) -> None:
-        noted_at, delivered, state = self._last
-        now = time.monotonic()
+    def note(self, progress: Progress) -> None:
+        """Say in the run's log how far it is, now and then, and at once when the breaker changes."""
+        noted_at, delivered = self._noted
         gate = progress.gate
         seen = f"{gate.state.value} {gate.reason}".strip() if gate else ""
-        is_due = now - noted_at >= NOTE_EVERY_S and progress.delivered != delivered
-        if state and seen != state:
+        if self._breaker and seen != self._breaker:
             logger().warning("%s: breaker is %s", progress.system, seen)
-        elif is_due:
+        elif time.monotonic() - noted_at >= NOTE_EVERY_S and progress.delivered != delivered:
             logger().info("%s: %s delivered, %s parked", self._target, progress.delivered, progress.parked)
-        elif state:
+            self._noted = (time.monotonic(), progress.delivered)
+        self._breaker = seen
+
+    async def _keep_showing(self) -> None:
+        while True:
+            with suppress(HubUnavailable):
+                await self._move_bar()
+                now = (self._breaker, self._left == 0)
+                if now != self._shown:
+                    await publish(self._rt)
+                self._shown = now
+            await asyncio.sleep(SHOW_EVERY_S)
+
+    async def _move_bar(self) -> None:
+        """A bar for what waited at the beginning; none when nothing did."""
+        routes, left = self._routes, self._left
+        self._left = await self._rt.store.report(lambda tx: reports.waiting(tx, routes))
+        if not self._before:
             return
-        self._last = (now, progress.delivered, seen)
-
-
-@asynccontextmanager
-async def _progress_shown(rt: Runtime, target: str, before: int) -> AsyncIterator[None]:
-    """Keep a progress artifact up to date: what share of what waited at the beginning has gone."""
-    if not before:
-        yield
-        return
-    showing = asyncio.create_task(_show_progress(rt, target, before))
-    try:
-        yield
-    finally:
-        showing.cancel()
-        await asyncio.gather(showing, return_exceptions=True)
-
-
-async def _show_progress(rt: Runtime, target: str, before: int) -> None:
-    made: list[UUID] = []
-
-    async def make() -> None:
-        key = f"drain-{target}"
-        made.append(await acreate_progress_artifact(progress=0.0, key=key, description=f"What waited for {target}"))
-
-    await show(make())
-    left = before
-    while made and left:
-        try:
-            await asyncio.sleep(PROGRESS_EVERY_S)
-        finally:  # also when the delivery is over: the last word is how it ended
-            left = min(await _waiting(rt, target), before)
-            await show(aupdate_progress_artifact(made[0], progress=100.0 * (before - left) / before))
+        share = 100.0 * max(self._before - self._left, 0) / self._before
+        if self._bar is None:
+            self._bar = await show(
+                acreate_progress_artifact(
+                    progress=share, key=f"drain-{self._target}", description=f"What waited for {self._target}"
+                )
+            )
+        elif self._left != left:
+            await show(aupdate_progress_artifact(self._bar, progress=share))

@@ -38,7 +38,8 @@ async def or_directly(subflow: Callable[[], Awaitable[T]], directly: Callable[[]
     return await directly()
 
 
-async def show(artifact: Awaitable[object]) -> None:
-    """Write an artifact, if Prefect's API takes it within a moment."""
+async def show(artifact: Awaitable[T]) -> T | None:
+    """Write an artifact, if Prefect's API takes it within a moment; what it answered, else None."""
     with suppress(*API_AWAY, RuntimeError, TimeoutError):
-        await asyncio.wait_for(asyncio.ensure_future(artifact), 10)
+        return await asyncio.wait_for(asyncio.ensure_future(artifact), 10)
+    return None

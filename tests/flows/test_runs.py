@@ -146,6 +146,30 @@ async def test_outage_is_announced_as_events(live: Live, prefect_raw: httpx.Asyn
             await asyncio.sleep(0.3)
 
 
+async def test_lingering_run_tells_of_an_outage_and_its_end_while_it_is_still_alive(
+    live: Live, prefect_raw: httpx.AsyncClient
+) -> None:
+    await live.twins.seed("orders", 20)
+    await live.twins.fault("erp", "down")
+    await run(sync, route="orders-to-erp")
+    lingering = asyncio.create_task(run(deliver, target="erp", linger_s=60.0))
+
+    async def board(key: str) -> str:
+        answer = await prefect_raw.get(f"/artifacts/{key}/latest")
+        return str(answer.json()["data"]) if answer.status_code == 200 else ""
+
+    async with asyncio.timeout(45):
+        await live.twins.clear("erp")
+        while "| erp | closed |" not in await board("tideover-health"):
+            await asyncio.sleep(0.3)
+        while float(await board("drain-erp") or 0) < 100:
+            await asyncio.sleep(0.3)
+        assert '"waiting": 0' in await board("tideover-backlog")
+    assert not lingering.done()
+    lingering.cancel()
+    await asyncio.gather(lingering, return_exceptions=True)
+
+
 async def test_f50_no_payload_and_no_secret_gets_into_prefect(live: Live, prefect_home: Path) -> None:
     live.twins.upsert("orders", [{"id": "o-1", "customerId": CANARY, "total": 5}])
     live.twins.upsert("orders", [{"id": "o-2", "customerId": CANARY, "total": -5}])
