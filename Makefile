@@ -19,8 +19,9 @@ $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("tideover needs Python 3.11, 3.12 or 3.13; say which with PYTHON=...") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else 0'
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the exact versions of constraints.txt into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip check --disable-pip-version-check
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## Watch a business keep going while its ERP is down (KEEP=1 leaves it running)

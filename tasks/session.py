@@ -40,6 +40,7 @@ def announce(recorded: Recorded) -> None:
     kind = event.name.split(".")[1]  # tideover.system.down is about a system
     emit_event(
         event=event.name,
+        id=recorded.identity,
         occurred=instant(recorded.at_us),
         resource={
             "prefect.resource.id": f"tideover.{kind}.{event.subject}",

@@ -52,7 +52,7 @@ class Order(enum.StrEnum):
     BLOCK = "block"  # it holds the lane until a person replays or releases it
     SKIP = "skip"  # it is stepped over
     LATEST = "latest"  # as skip, and an undelivered older version gives way to a newer one
-    NONE = "none"  # as skip; records of one key may also be sent at the same time
+    NONE = "none"  # order does not matter; today as skip
 
 
 class Resolve(enum.StrEnum):

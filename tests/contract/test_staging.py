@@ -343,9 +343,12 @@ async def test_failures_in_a_row_open_the_breaker_for_every_worker(hub: Hub) -> 
     assert (gate.state, more) == (State.OPEN, [])
     [outage] = await hub.store.report(lambda tx: reports.outages(tx, 5))
     assert (outage.reason, outage.restored_us) == ("unreachable", 0)
-    names = [e.event.name for e in await hub.store.take_unannounced()]
+    announced = await hub.store.unannounced()
+    names = [e.event.name for e in announced]
     assert names == ["tideover.system.down"]
-    assert await hub.store.take_unannounced() == []
+    assert [e.identity for e in await hub.store.unannounced()] == [e.identity for e in announced]
+    await hub.store.mark_announced([e.id for e in announced])
+    assert await hub.store.unannounced() == []
 
 
 async def test_one_record_that_always_fails_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:

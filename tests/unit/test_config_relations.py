@@ -19,11 +19,11 @@ systems:
   one:
     block: a-b/one
     resolve: lookup
-    rest: {operations: {ship: {path: /s, lookup: {path: '/s/{key}'}}}}
+    rest: {probe: {}, operations: {ship: {path: /s, lookup: {path: '/s/{key}'}}}}
   two:
     block: a-b/two
     resolve: key
-    rest: {operations: {ship: {path: /s, idempotency_field: ref}}}
+    rest: {probe: {}, operations: {ship: {path: /s, idempotency_field: ref}}}
 groups:
   shipping: {providers: [one, two]}
 routes:
@@ -90,7 +90,7 @@ def check(tmp_path: Path, old: str, new: str):  # type: ignore[no-untyped-def]
     assert old in HUB
     text = HUB.replace(old, new, 1)
     if "system: n," in text:
-        natural = "  n: {block: a-b/n, resolve: natural, rest: {operations: {o: {path: /o}}}}\n"
+        natural = "  n: {block: a-b/n, resolve: natural, rest: {probe: {}, operations: {o: {path: /o}}}}\n"
         text = text.replace("  \nroutes:", "routes:").replace("groups:\n", natural + "groups:\n")
     path = tmp_path / "hub.yaml"
     path.write_text(text, encoding="utf-8")
@@ -110,6 +110,18 @@ def test_relation_when_broken_is_the_one_problem(
     assert [(p.line, p.key) for p in report.problems] == [(line, key)]
     assert words in str(report.problems[0])
     assert report.hub is None
+
+
+PROBELESS = ("probe: {}, operations: {ship: {path: /s, idem", "operations: {ship: {path: /s, idem")
+
+
+def test_target_without_probe_or_a_way_to_resolve_is_doubtful(tmp_path: Path) -> None:
+    report = check(tmp_path, *PROBELESS)
+    assert [(p.line, p.key) for p in report.warnings] == [(11, "systems.two")]
+    assert "rest.probe" in str(report.warnings[0])
+    report = check(tmp_path, "resolve: key", "resolve: none")
+    assert [(p.line, p.key) for p in report.warnings] == [(11, "systems.two")]
+    assert "parked for a person" in str(report.warnings[0])
 
 
 @pytest.mark.parametrize(("old", "new", "line", "key", "words"), DOUBTFUL)

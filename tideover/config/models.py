@@ -50,7 +50,8 @@ class System(Strict):
 
 
 class Group(Strict):
-    """Providers of one capability, in order of preference. Parsed and checked; failover itself comes later."""
+    """Providers of one capability, in order of preference. Checked, but not yet acted on: a route to a group goes to
+    its first provider, and waits while that is down."""
 
     providers: list[Name] = Field(min_length=2)
     """Systems that can each do what the group is for; the first is preferred."""
@@ -165,7 +166,9 @@ class Route(Strict):
     key: Expression
     """The business key, as a JMESPath expression over the source record: a string or a number."""
     order: Order = Order.BLOCK
-    """What a parked record means for later records of the same key: block, skip, latest or none."""
+    """What a parked record means for later records of the same key. `block`: they wait for it. `skip`: it is stepped
+    over. `latest`: as skip, and an undelivered older version gives way to a newer one. `none`: order does not matter;
+    today as skip."""
     schedule: Schedule | None = None
     """When `sync` runs by itself: `every: 5m`, or `cron:` with a `timezone`."""
     rto: Duration | None = None

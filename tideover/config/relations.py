@@ -48,6 +48,7 @@ def check_relations(hub: Hub) -> list[Finding]:
         found += _check_promises(hub, name, route)
     found += _check_deliver(hub)
     found += _check_resolving(hub)
+    found += _check_probes(hub)
     found += _check_unused(hub)
     return found
 
@@ -202,6 +203,10 @@ def _check_resolving(hub: Hub) -> Iterator[Finding]:
         path = ("systems", name, "rest", "operations", operation)
         why = f"but system {name} has `resolve: {system.resolve}`, and route {route_name} uses it"
         rests_on = (path, ("systems", name, "resolve"))
+        if system.resolve is Resolve.NONE and not hub.routes[route_name].accepts_duplicates:
+            what = f"resolves nothing: a call of route {route_name} whose answer is lost is parked for a person"
+            mend = "say `resolve: natural` for an upsert, or `key` or `lookup` where the system offers that"
+            yield Finding(("systems", name), what, mend, at_key=True, rests_on=rests_on, is_warning=True)
         if system.resolve is Resolve.LOOKUP and call.lookup is None:
             mend = "describe the look-up, or choose another `resolve`"
             yield Finding(path, f"has no `lookup`, {why}", mend, at_key=True, rests_on=rests_on)
@@ -209,6 +214,17 @@ def _check_resolving(hub: Hub) -> Iterator[Finding]:
             mend = "say where the idempotency key goes, or choose another `resolve`"
             what = f"has neither `idempotency_header` nor `idempotency_field`, {why}"
             yield Finding(path, what, mend, at_key=True, rests_on=rests_on)
+
+
+def _check_probes(hub: Hub) -> Iterator[Finding]:
+    """Without a probe, only a real record every few minutes finds out that a system is back."""
+    for target in hub.targets:
+        for name in hub.systems_of(target):
+            system = hub.systems.get(name)
+            if system is not None and system.rest.probe is None:
+                what = "has no `rest.probe`: after an outage, only a real record can tell that it is back"
+                mend = "name a cheap call that answers while the system is well, such as `probe: {path: /health}`"
+                yield Finding(("systems", name), what, mend, at_key=True, is_warning=True)
 
 
 def _check_unused(hub: Hub) -> Iterator[Finding]:

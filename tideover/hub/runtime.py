@@ -115,9 +115,10 @@ class Runtime:
 
     async def announce_events(self) -> None:
         """Hand every event that nobody has announced yet to `announce`."""
-        while recorded := await self.store.take_unannounced():
+        while recorded := await self.store.unannounced():
             for event in recorded:
                 self.announce(event)
+            await self.store.mark_announced([event.id for event in recorded])
 
     async def close(self) -> None:
         for connector in self._connectors.values():

@@ -1,12 +1,14 @@
 """What people and automations want to know, written in the transaction that made it true.
 
-An event that nobody announced yet is announced by the next run that looks, so a crash between the two loses none.
+An event is handed on first and marked afterwards, by whoever looks next, so a crash loses none; it may be handed on
+twice, under the same identity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID, uuid5
 
 import orjson
 from sqlalchemy import text
@@ -14,12 +16,21 @@ from sqlalchemy import text
 from tideover.model import HubEvent
 from tideover.staging.database import Transaction
 
+_IDENTITIES = UUID("5d2c7d60-5f1e-4a52-9d3b-6f6a1f0c8e11")  # any, the same in every release
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
+    """An event as the outbox holds it."""
+
     id: int
     at_us: int
     event: HubEvent
+
+    @property
+    def identity(self) -> UUID:
+        """The same each time it is announced, so that whoever hears it twice can tell."""
+        return uuid5(_IDENTITIES, f"{self.id}|{self.at_us}|{self.event.name}|{self.event.subject}")
 
 
 def announce(tx: Transaction, event: HubEvent) -> None:
@@ -37,21 +48,21 @@ def announce(tx: Transaction, event: HubEvent) -> None:
     )
 
 
-def take_unannounced(tx: Transaction, limit: int) -> list[Recorded]:
-    """Events to announce, oldest first, marked as announced in this transaction: each one goes to one taker."""
+def unannounced(tx: Transaction, limit: int) -> list[Recorded]:
+    """Events that nobody has announced yet, oldest first."""
     rows = tx.conn.execute(
-        text(
-            "select id, name, subject, detail, at_us from event where announced_us = 0 "
-            f"order by id limit :n {tx.dialect.skip_locked}"
-        ),
+        text("select id, name, subject, detail, at_us from event where announced_us = 0 order by id limit :n"),
         {"n": limit},
-    ).all()
-    if rows:
-        tx.conn.execute(
-            text(f"update event set announced_us = :now where id {tx.dialect.in_list('ids')}"),
-            {"now": tx.now_us, "ids": tx.dialect.array([row.id for row in rows])},
-        )
+    )
     return [_recorded(row) for row in rows]
+
+
+def mark_announced(tx: Transaction, ids: Sequence[int]) -> None:
+    """Note that events were handed on. Only after that: a crash between the two announces them once more."""
+    tx.conn.execute(
+        text(f"update event set announced_us = :now where id {tx.dialect.in_list('ids')}"),
+        {"now": tx.now_us, "ids": tx.dialect.array(sorted(ids))},
+    )
 
 
 def recent(tx: Transaction, limit: int) -> list[Recorded]:

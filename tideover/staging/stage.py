@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from tideover.errors import Overtaken
-from tideover.model import Broken, NewRecord, Staged, content_hash, lane_id
+from tideover.model import Broken, HubEvent, NewRecord, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
 from tideover.staging import schema
 from tideover.staging.database import Transaction
+from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
 
@@ -142,6 +143,9 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
         for identity, b in fresh.items()
     ]  # fmt: skip
     tx.dialect.insert(tx.conn, schema.parked, columns, rows)
+    for identity, b in fresh.items():
+        detail = {"route": batch.route, "system": batch.system, "code": b.code}
+        announce(tx, HubEvent("tideover.record.parked", identity, detail))
     return len(rows)
 
 

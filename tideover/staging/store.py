@@ -146,8 +146,11 @@ class Store:
 
     # --- events and reports ---------------------------------------------------------------------------------
 
-    async def take_unannounced(self, limit: int = 100) -> list[events.Recorded]:
-        return await self.database.write(lambda tx: events.take_unannounced(tx, limit))
+    async def unannounced(self, limit: int = 100) -> list[events.Recorded]:
+        return await self.database.read(lambda tx: events.unannounced(tx, limit))
+
+    async def mark_announced(self, ids: Sequence[int]) -> None:
+        await self.database.write(lambda tx: events.mark_announced(tx, ids))
 
     async def recent_events(self, limit: int = 20) -> list[events.Recorded]:
         return await self.database.read(lambda tx: events.recent(tx, limit))

@@ -163,7 +163,9 @@ class Play:
     async def _received(self) -> dict[str, int]:
         for twin in await self._twins.twins():
             self._screen.received[twin["name"]] = twin["ledger"]["keys"]
-            self._screen.duplicated[twin["name"]] = twin["ledger"]["duplicates"]
+            # Every key is created once here, so a second effect under any idempotency key is one too many.
+            ledger = twin["ledger"]
+            self._screen.duplicated[twin["name"]] = max(ledger["duplicates"], ledger["effects"] - ledger["keys"])
         return dict(self._screen.received)
 
 
