@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 MANIFESTS = sorted((DEPLOYMENTS / "kubernetes").glob("*.yaml"))
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())
 SERVICES = sorted(COMPOSE["services"])
+KUBERNETES = "1.34"
 SECRET_NAMES = ("PASSWORD", "AUTH", "KEY", "STAGING_URL")
 
 
@@ -102,3 +104,11 @@ def test_kubernetes_applies_every_manifest() -> None:
 def test_image_runs_as_nobody_in_particular() -> None:
     lines = (DEPLOYMENTS / "Dockerfile").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
+
+
+def test_kubernetes_objects_are_what_its_api_takes() -> None:
+    """Against the schemas of Kubernetes itself, unknown fields refused."""
+    checked = [found for found in objects() if found["kind"] != "Kustomization"]
+    for found in checked:
+        kubernetes_validate.validate(found, KUBERNETES, strict=True)
+    assert {"Deployment", "Job", "NetworkPolicy"} <= {found["kind"] for found in checked}

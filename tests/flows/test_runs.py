@@ -142,7 +142,7 @@ async def test_outage_is_announced_as_events(live: Live, prefect_raw: httpx.Asyn
         return {event["event"] for event in answer.json()["events"]}
 
     async with asyncio.timeout(30):
-        while await seen() != set(names):  # noqa: ASYNC110 - Prefect tells of events by being asked
+        while await seen() != set(names):
             await asyncio.sleep(0.3)
 
 
