@@ -179,7 +179,8 @@ async def test_unknown_without_any_way_to_resolve_is_parked_not_sent_twice(datab
 
 async def test_f27_key_past_its_horizon_is_looked_up_instead_of_resent(database_url: str, clock: Clock) -> None:
     erp = FakeSystem(honours_keys=False, loses_answer=True)
-    config = hub_config(systems={"erp": {"resolve": "key", "key_horizon": "1h"}})
+    breaker = {"failures": 3, "open_for": "10m", "max_open": "10m", "successes": 2}
+    config = hub_config(systems={"erp": {"resolve": "key", "key_horizon": "1h", "breaker": breaker}})
     async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}, clock=clock) as rt:
         await stage(rt, "a")
         await deliver(rt)

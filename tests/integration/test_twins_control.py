@@ -273,7 +273,7 @@ async def test_process_stops_cleanly_on_a_signal_even_while_a_call_hangs(
             await control.fault("carrier-a", "hang")
             call = asyncio.create_task(book(urls, "k"))
             async with asyncio.timeout(PATIENCE_S):
-                while (await control.twin("carrier-a"))["fault"]["harmed"] == 0:  # noqa: ASYNC110 - in another process
+                while (await control.twin("carrier-a"))["fault"]["harmed"] == 0:
                     await asyncio.sleep(0.005)
         process.send_signal(number)
         async with asyncio.timeout(PATIENCE_S):

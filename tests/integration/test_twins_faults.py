@@ -54,7 +54,7 @@ def booked(host: TwinHost) -> int:
 
 async def eventually(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 - a twin tells nobody when it is done
+        while not is_so():
             await asyncio.sleep(0.005)
 
 

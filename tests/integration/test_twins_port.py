@@ -48,7 +48,7 @@ async def test_port_sends_small_pieces_at_once(port: Port) -> None:
     await port.open()
     _, writer = await asyncio.open_connection("127.0.0.1", port.number)
     async with asyncio.timeout(20):
-        while not port.connections:  # noqa: ASYNC110 - the server tells nobody when it has accepted
+        while not port.connections:
             await asyncio.sleep(0)
     (connection,) = port.connections
     sock = connection.transport.get_extra_info("socket")
@@ -62,7 +62,7 @@ async def test_port_when_shut_resets_an_open_connection(port: Port) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
     writer.write(b"GET / HTTP/1.1\r\nhost: twin\r\n")  # a request that is not complete
     async with asyncio.timeout(20):
-        while not port.connections:  # noqa: ASYNC110 - as above
+        while not port.connections:
             await asyncio.sleep(0)
     await port.shut()
     with pytest.raises(ConnectionResetError):

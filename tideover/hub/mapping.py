@@ -25,11 +25,13 @@ class Mapper:
     def __init__(self, route: Route, max_bytes: int, folder: Path) -> None:
         """`folder`: where mapping functions are imported from. Raises `Refused` when one can't be."""
         self._key = jmespath.compile(route.key)
+        self._may_spoil = route.mapping.function is not None  # user code may change the record that it is given
         self._transform = _transform(route.mapping, folder)
         self._max_bytes = max_bytes
 
     def map(self, record: JsonObject) -> NewRecord | Broken | None:
         """The record to stage; `Broken` with the reason when it can't be; None when the mapping leaves it out."""
+        source = encode(record) if self._may_spoil else None
         key = ""
         try:
             key = _key_text(self._key.search(record))
@@ -38,22 +40,25 @@ class Mapper:
                 return None
             payload = encode(mapped)
         except MappingError as error:
-            return Broken(key, encode(record), "mapping", str(error))
+            return Broken(key, source or encode(record), "mapping", str(error))
         except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
             # Only the kind: the text of an exception may quote the record.
-            return Broken(key, encode(record), "mapping", f"the mapping raised {type(error).__name__}")
+            return Broken(key, source or encode(record), "mapping", f"the mapping raised {type(error).__name__}")
         if len(payload) > self._max_bytes:
             detail = f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}"
-            return Broken(key, encode(record), "too_large", detail)
+            return Broken(key, source or encode(record), "too_large", detail)
         return NewRecord(key, payload)
 
 
 def encode(record: Any) -> bytes:
-    """JSON with sorted keys, so that the same content is always the same bytes."""
+    """JSON with sorted keys, so that the same content is always the same bytes. Raises `ValueError` where JSON has no
+    word for a value."""
     try:
         return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str).encode()
+        return json.dumps(
+            record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str
+        ).encode()
 
 
 def _key_text(found: Any) -> str:
@@ -70,7 +75,7 @@ def _key_text(found: Any) -> str:
 def _transform(mapping: Mapping, folder: Path) -> Transform:
     if mapping.function is not None:
         try:
-            return load_function(mapping.function, folder)
+            return _guarded(load_function(mapping.function, folder))
         except NoFunction as error:
             raise Refused(f"mapping function {mapping.function}: {error.what}; {error.mend}") from error
     if mapping.fields is None:
@@ -83,6 +88,21 @@ def _transform(mapping: Mapping, folder: Path) -> Transform:
         missing = [name for name in required if mapped[name] is None]
         if missing:
             raise MappingError(f"required fields are missing: {', '.join(missing)}")
+        return mapped
+
+    return transform
+
+
+def _guarded(function: Transform) -> Transform:
+    """A user's function whose every mistake is a `MappingError` without the record's text."""
+
+    def transform(record: JsonObject) -> JsonObject | None:
+        try:
+            mapped = function(record)
+        except Exception as error:
+            raise MappingError(f"the mapping raised {type(error).__name__}") from error
+        if mapped is not None and not isinstance(mapped, dict):
+            raise MappingError(f"the mapping returned {type(mapped).__name__}, not a dict")
         return mapped
 
     return transform

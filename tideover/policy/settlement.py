@@ -149,14 +149,19 @@ def plan(
     now_us: int,
     spread: Callable[[], float],
 ) -> Plan:
-    """Everything that follows from the reports. `spread` gives random numbers in [0, 1)."""
+    """Everything that follows from the reports. `spread` gives random numbers in [0, 1).
+
+    Of two reports of one lane the first counts: it gives the lease back.
+    """
     result = Plan(breaker=breaker)
     valid: list[tuple[LaneRow, LaneReport]] = []
+    settled: set[int] = set()
     for report in reports:
         row = rows.get(report.lane)
-        if row is None or row.token != report.token or row.lease_until_us <= now_us:
+        if row is None or row.token != report.token or row.lease_until_us <= now_us or row.id in settled:
             result.refused.append(report.lane)
         else:
+            settled.add(row.id)
             valid.append((row, report))
     # The breaker first: whether a rejection is the record's fault shows only in what the others met.
     for row, report in valid:

@@ -14,6 +14,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
+from tideover.errors import SchemaMismatch
+
 HEAD = "0001"
 VERSION_TABLE = "tideover_schema"
 _LOCK = 7_405_231_904  # any number, the same in every release
@@ -33,10 +35,19 @@ def revision(conn: Connection) -> str | None:
 
 
 def upgrade(conn: Connection) -> None:
-    """Upgrade to `HEAD` inside the connection's transaction."""
+    """Upgrade to `HEAD` inside the connection's transaction.
+
+    Raises `SchemaMismatch`, and changes nothing, when a newer release has been here.
+    """
     if conn.dialect.name == "postgresql":
         conn.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     scripts = _scripts()
+    found = revision(conn)
+    if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+        raise SchemaMismatch(
+            f"the staging database has revision {found}, newer than this release's {HEAD}: "
+            "install the release that made it, or one after it"
+        )
 
     def steps(current: object, _: object) -> list[object]:
         return scripts._upgrade_revs(HEAD, current)  # type: ignore[arg-type,return-value]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from tideover.errors import Refused
+from tideover.errors import CorruptPayload, Refused
 from tideover.model import HubEvent, NewRecord, content_hash, lane_id
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
@@ -82,16 +82,16 @@ def replay(tx: Transaction, ids: Sequence[int], sealer: Sealer, closing: str = "
     """Put parked records back to waiting, each under the id it always had. Those closed meanwhile are left alone.
 
     A record that holds its lane goes on from the head; any other goes to the end of its lane. Records parked at intake
-    were never mapped and are left alone too: mapping is the hub's.
+    were never mapped and are left alone too: mapping is the hub's. So is one whose payload can't be read any more.
     """
     count = 0
     for row in _lock(tx, ids):
         if row.at_intake:
             continue
         if row.holds:
-            _unhold(tx, row, step_over=False)
-        else:
-            _append(tx, row, sealer)
+            _unhold(tx, row, _UNJUDGED if closing == "restored" else _SENT_AGAIN)
+        elif not _append(tx, row, sealer):
+            continue
         _close(tx, row.id, closing)
         enter(tx, row.route, Entry(parked=-1))
         count += 1
@@ -103,7 +103,7 @@ def release(tx: Transaction, ids: Sequence[int]) -> int:
     count = 0
     for row in _lock(tx, ids):
         if row.holds:
-            _unhold(tx, row, step_over=True)
+            _unhold(tx, row, _STEPPED_OVER)
         _close(tx, row.id, "released")
         announce(tx, HubEvent("tideover.record.released", row.record, {"route": row.route}))
         count += 1
@@ -120,11 +120,17 @@ def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: S
         return False
     row = rows[0]
     if row.holds:
-        _unhold(tx, row, step_over=True)
+        _unhold(tx, row, _STEPPED_OVER)
     _close(tx, row.id, "resent")
     enter(tx, row.route, Entry(staged=-1, parked=-1))
     if corrected is not None:
-        stage(tx, Batch(row.route, row.system, [corrected]), sealer)
+        # Nothing stands at the lane's end while the record there is the parked one: the same content again is a change.
+        tx.conn.execute(
+            text("update lane set last_hash = :none where id = :lane and last_seq = :seq"),
+            {"none": b"", "lane": row.lane, "seq": row.seq},
+        )
+        if not stage(tx, Batch(row.route, row.system, [corrected]), sealer).staged:
+            return True
         tx.conn.execute(
             text(
                 "update record set parent = :parent where lane = :lane "
@@ -171,23 +177,34 @@ def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
     return tx.conn.execute(text(statement), bound).all()
 
 
-def _unhold(tx: Transaction, row: Row[Any], *, step_over: bool) -> None:
-    """A person's word ends the doubt: replaying says send it, releasing says it is settled."""
-    advance = 1 if step_over else 0
+# What the end of holding means for a lane's doubt. Records after the head may have been sent too, by a worker that was
+# never heard of again.
+_SENT_AGAIN = "in_doubt = 0, doubted_us = 0"  # a person says that it is not there; then nothing after it is either
+_STEPPED_OVER = (
+    "in_doubt = case when in_doubt > 1 then in_doubt - 1 else 0 end, "
+    "doubted_us = case when in_doubt > 1 then doubted_us else 0 end"
+)
+_UNJUDGED = "in_doubt = in_doubt"  # nobody has looked
+
+
+def _unhold(tx: Transaction, row: Row[Any], doubt: str) -> None:
+    advance = 1 if doubt == _STEPPED_OVER else 0
     tx.conn.execute(
         text(
-            "update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, "
-            "in_doubt = 0, doubted_us = 0, "
+            f"update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, {doubt}, "
             "state = case when done_seq + :advance < last_seq then 1 else 0 end where id = :lane and state = 2"
         ),
         {"advance": advance, "now": tx.now_us, "lane": row.lane},
     )
 
 
-def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> None:
+def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
     """At the end of its lane; the lane's newest content is then this one, so that a newer source version counts as
-    a change."""
-    payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
+    a change. False, and nothing done, when its payload can't be read."""
+    try:
+        payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
+    except CorruptPayload:
+        return False
     tx.dialect.insert(
         tx.conn,
         schema.lane,
@@ -209,6 +226,7 @@ def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> None:
         ("lane", "seq", "id", "key", "staged_us", "payload"),
         [(row.lane, last_seq, row.record, row.key, row.staged_us, row.payload)],
     )
+    return True
 
 
 def _close(tx: Transaction, row_id: int, closing: str) -> None:

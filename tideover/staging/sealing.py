@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tideover.errors import CorruptPayload, Refused
 
 _SEALED = 0x01  # JSON text never begins with this byte
+_NONCE_BYTES, _TAG_BYTES = 12, 16
 
 
 class Sealer(Protocol):
@@ -53,21 +54,31 @@ class Sealed:
 
     def seal(self, place: str, payload: bytes) -> bytes:
         name = self._current.encode()
-        nonce = os.urandom(12)
+        nonce = os.urandom(_NONCE_BYTES)
         sealed = self._ciphers[self._current].encrypt(nonce, payload, place.encode())
         return bytes((_SEALED, len(name))) + name + nonce + sealed
 
     def unseal(self, place: str, stored: bytes) -> bytes:
         if stored[:1] != b"\x01":
             return stored
-        end = 2 + stored[1]
-        name = stored[2:end].decode()
+        name, end = _key_of(place, stored)
         cipher = self._ciphers.get(name)
         if cipher is None:
             raise Refused(
                 f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read"
             )
         try:
-            return cipher.decrypt(stored[end : end + 12], stored[end + 12 :], place.encode())
+            return cipher.decrypt(stored[end : end + _NONCE_BYTES], stored[end + _NONCE_BYTES :], place.encode())
         except InvalidTag:
             raise CorruptPayload(f"the payload of {place} does not fit its record: it was moved or altered") from None
+
+
+def _key_of(place: str, stored: bytes) -> tuple[str, int]:
+    """The name of the key, and where it ends. Raises `CorruptPayload` for what can't have been sealed by us."""
+    end = 2 + stored[1] if len(stored) > 1 else 2
+    if len(stored) < end + _NONCE_BYTES + _TAG_BYTES:
+        raise CorruptPayload(f"the payload of {place} was cut off")
+    try:
+        return stored[2:end].decode(), end
+    except UnicodeDecodeError:
+        raise CorruptPayload(f"the payload of {place} names no key: it was altered") from None
