@@ -394,7 +394,9 @@ class StoreMachine(RuleBasedStateMachine):
             return
         contents = self.contents[parked.lane]
         payload = orjson.dumps({"v": version})
-        if parked.seq != len(contents) and contents[-1] == payload:
+        if parked.holds:
+            contents[parked.seq - 1] = payload
+        elif parked.seq != len(contents) and contents[-1] == payload:
             self.accepted -= 1  # the newer record says it already
         else:
             contents.append(payload)
@@ -538,13 +540,15 @@ async def test_release_of_a_parked_head_when_later_records_may_have_been_sent_le
     assert lease.doubted_us == 77
 
 
-async def test_restage_of_a_parked_head_when_later_records_may_have_been_sent_leaves_them_in_doubt(
+async def test_restage_of_a_parked_head_when_later_records_may_have_been_sent_leaves_all_in_doubt(
     store: Store,
 ) -> None:
     await _park_the_first_of_three_in_doubt(store)
     assert await store.restage((await _one_parked(store)).id, NewRecord("a", b"9"))
     [lease] = await _claim(store)
-    assert [(r.seq, r.in_doubt) for r in lease.records] == [(2, True), (3, True)]
+    first, *rest = lease.records
+    assert (first.seq, first.payload, first.in_doubt) == (1, b"9", True)
+    assert [(r.seq, r.in_doubt) for r in rest] == [(2, True), (3, True)]
 
 
 async def test_release_of_a_parked_head_that_alone_was_in_doubt_ends_the_doubt(store: Store) -> None:
@@ -570,27 +574,25 @@ async def test_storm_that_restores_a_parked_record_in_doubt_leaves_it_in_doubt(s
     assert (again.records[0].in_doubt, again.doubted_us) == (True, 77)
 
 
-async def test_restage_of_the_very_content_that_was_parked_is_a_record_again(store: Store) -> None:
+async def test_restage_of_the_very_content_that_was_parked_is_a_replay(store: Store) -> None:
     await _stage(store, ("a", 1))
     [lease] = await _claim(store)
     await _settle(store, lease, Rejected("INVALID"))
     parked = await _one_parked(store)
     assert await store.restage(parked.id, NewRecord("a", b"1"))
     [again] = await _claim(store)
-    assert [r.payload for r in again.records] == [b"1"]
-    assert again.records[0].id != parked.record
+    assert [(r.payload, r.id) for r in again.records] == [(b"1", parked.record)]
 
 
-async def test_restage_of_what_a_newer_record_says_makes_no_parent_of_the_parked_one(
-    store: Store, database_url: str
-) -> None:
+async def test_restage_of_a_parked_head_comes_before_the_newer_versions_that_waited_for_it(store: Store) -> None:
     await _stage(store, ("a", 1), ("a", 2))
     [lease] = await _claim(store)
     await _settle(store, lease, Rejected("INVALID"))
-    assert await store.restage((await _one_parked(store)).id, NewRecord("a", b"2"))
-    assert await sql(database_url, "select parent from record where parent is not null") == []
+    parked = await _one_parked(store)
+    assert await store.restage(parked.id, NewRecord("a", b"9"))
     [again] = await _claim(store)
-    assert [r.payload for r in again.records] == [b"2"]
+    assert [r.payload for r in again.records] == [b"9", b"2"]
+    assert again.records[0].id != parked.record
 
 
 async def test_replay_of_several_when_one_can_not_be_read_replays_the_others(store: Store, database_url: str) -> None:

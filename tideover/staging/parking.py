@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.errors import CorruptPayload, Refused
-from tideover.model import HubEvent, NewRecord, content_hash, lane_id
+from tideover.model import HubEvent, NewRecord, content_hash, lane_id, record_id
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
@@ -113,15 +113,20 @@ def release(tx: Transaction, ids: Sequence[int]) -> int:
 def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer) -> bool:
     """Stage what a person or a mended mapping made of a parked record, as a new record that names its parent.
 
-    `None` means that the mapping leaves it out now. False when it was closed meanwhile.
+    One that holds its lane is corrected in its place, so that the newer versions behind it come after it; any other
+    goes to the end of its lane. `None` means that the mapping leaves it out now. False when it was closed meanwhile.
     """
     rows = _lock(tx, [row_id])
     if not rows:
         return False
     row = rows[0]
+    _close(tx, row.id, "resent")
+    if row.holds and corrected is not None:
+        _correct_in_place(tx, row, corrected, sealer)
+        enter(tx, row.route, Entry(parked=-1))
+        return True
     if row.holds:
         _unhold(tx, row, _STEPPED_OVER)
-    _close(tx, row.id, "resent")
     enter(tx, row.route, Entry(staged=-1, parked=-1))
     if corrected is not None:
         # Nothing stands at the lane's end while the record there is the parked one: the same content again is a change.
@@ -139,6 +144,29 @@ def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: S
             {"parent": row.record, "lane": lane_id(row.route, corrected.key)},
         )
     return True
+
+
+def _correct_in_place(tx: Transaction, row: Row[Any], corrected: NewRecord, sealer: Sealer) -> None:
+    """Put a corrected record where its parked parent stands. What it says was never sent, so its own doubt ends; where
+    records behind it may have been sent, a count from the head can't say so without it, and it is asked for as well."""
+    content = content_hash(corrected.payload)
+    born_us = tx.conn.execute(text("select born_us from lane where id = :lane"), {"lane": row.lane}).scalar_one()
+    identity = record_id(row.lane, born_us, row.seq, content)
+    tx.conn.execute(
+        text("update record set id = :id, payload = :payload, parent = :parent where lane = :lane and seq = :seq"),
+        {
+            "id": identity,
+            "payload": sealer.seal(f"{row.route}|{identity}", corrected.payload),
+            "parent": row.record if identity != row.record else None,
+            "lane": row.lane,
+            "seq": row.seq,
+        },
+    )
+    tx.conn.execute(
+        text("update lane set last_hash = :hash where id = :lane and last_seq = :seq"),
+        {"hash": content, "lane": row.lane, "seq": row.seq},
+    )
+    _unhold(tx, row, _CORRECTED)
 
 
 def payload_of(tx: Transaction, row_id: int, sealer: Sealer) -> bytes:
@@ -182,6 +210,10 @@ def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
 _SENT_AGAIN = "in_doubt = 0, doubted_us = 0"  # a person says that it is not there; then nothing after it is either
 _STEPPED_OVER = (
     "in_doubt = case when in_doubt > 1 then in_doubt - 1 else 0 end, "
+    "doubted_us = case when in_doubt > 1 then doubted_us else 0 end"
+)
+_CORRECTED = (
+    "in_doubt = case when in_doubt > 1 then in_doubt else 0 end, "
     "doubted_us = case when in_doubt > 1 then doubted_us else 0 end"
 )
 _UNJUDGED = "in_doubt = in_doubt"  # nobody has looked
