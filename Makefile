@@ -47,7 +47,7 @@ bench: $(STAMP)  ## Measure the store and the delivery beside a bare loop, in on
 	$(BIN)/python -m bench
 
 chaos: $(STAMP)  ## Kill and freeze real workers and servers, then hold both ends against each other
-	$(PYTEST) tests/chaos -m chaos $(ARGS)
+	CHAOS_KILLS=$${CHAOS_KILLS:-20} CHAOS_SECONDS=$${CHAOS_SECONDS:-60} $(PYTEST) tests/chaos --timeout 1800 $(ARGS)
 
 constraints:  ## Resolve every dependency anew: exact versions and hashes, for each supported Python and platform
 	@test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV)

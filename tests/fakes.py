@@ -60,7 +60,7 @@ class FakeSystem:
     def keys_in_order(self) -> list[str]:
         return [effect.key for effect in self.effects]
 
-    async def send(self, operation: str, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
         self.calls += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

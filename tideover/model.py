@@ -92,7 +92,7 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """Certainly not processed. `code`: refused, dns, tls, connect_timeout, pool, blocked or credentials."""
+    """Certainly not processed. `code`: refused, dns, tls, connect_timeout, pool, late, redirect or credentials."""
 
     code: str
     detail: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -285,3 +286,12 @@ async def test_probe_without_a_description_is_unsent() -> None:
 
 def test_json_of_the_echo_case_holds_what_is_hidden() -> None:
     assert set(json.loads(RECORD.payload).values()) == {"Ada Lovelace", 12345.5}
+
+
+async def test_f11_send_after_its_deadline_puts_nothing_on_the_wire() -> None:
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(200, OK))
+        async with connected(server.url) as connector:
+            [outcome] = await connector.send("put", [RECORD], deadline=time.monotonic() - 1)
+            assert isinstance(outcome, Unsent)
+        assert server.received == []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 import orjson
+import pytest
+from aiohttp import ClientConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -143,6 +145,15 @@ def test_no_answer_is_unsent_only_before_the_request_was_sent(error: Exception, 
     assert isinstance(outcome, Unknown if at == "sent" else Unsent)
     if at == "sent" and isinstance(error, TimeoutError):
         assert outcome.code == HUNG
+
+
+def test_phase_past_its_deadline_sends_nothing_and_says_so() -> None:
+    """What a process finds that was frozen between its last check and the write."""
+    phase = Phase(until=0.0)
+    with pytest.raises(ClientConnectionError) as caught:
+        phase.enter("sent")
+    assert phase.at != "sent"
+    assert unanswered(caught.value, phase) == Unsent("late", type(caught.value).__name__)
 
 
 @given(st.text(min_size=4, max_size=30), st.text(max_size=400), st.text(max_size=400))

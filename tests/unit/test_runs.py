@@ -70,7 +70,7 @@ class Script:
     def batch_size(self, operation: str) -> int:
         return 10
 
-    async def send(self, operation: str, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
         self.asked.append("send " + " ".join(record.id for record in batch))
         self.now += self.call_s
         await self._hang()

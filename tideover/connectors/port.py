@@ -19,11 +19,13 @@ class Connector(Protocol):
         """How many records one `send` of this operation may carry; 1 where the system takes one at a time."""
         ...
 
-    async def send(self, operation: str, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
         """One call that carries the batch; one outcome per record, in the batch's order.
 
-        Ends within the system's total timeout, whatever the other side does. The record's id travels as its
-        idempotency key where the operation has a place for it. A batch of one uses the single call.
+        Ends within the system's total timeout, whatever the other side does, and puts nothing on the wire after
+        `deadline` (monotonic): the lease ends there, and a process that was frozen on the way must not send late. The
+        record's id travels as its idempotency key where the operation has a place for it. A batch of one uses the
+        single call.
         """
         ...
 

@@ -22,7 +22,7 @@ from tideover.hub.probing import Prober
 from tideover.hub.runs import Held, Run, Sender
 from tideover.hub.runtime import Runtime
 from tideover.hub.settler import Settler
-from tideover.model import SECOND_US
+from tideover.model import SECOND_US, Lease
 from tideover.policy.breaker import State
 from tideover.staging.leases import Claim
 from tideover.staging.systems import Gate
@@ -84,6 +84,7 @@ class Delivery:
         self._on_progress = on_progress
         self.progress = Progress(target, self._system)
         self._hand = Hand(list(self._routes))
+        self._claiming: asyncio.Future[tuple[Gate, list[Lease]]] | None = None
         self._busy = 0
         self._is_shut = False
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
@@ -207,11 +208,16 @@ class Delivery:
     async def _claim_route(self, name: str, room: int) -> bool:
         claimed_at = self._rt.monotonic()
         wish = Claim(name, self._system, self._routes[name].order, room, DEPTH, int(self._lease_s * SECOND_US))
-        gate, leases = await self._rt.store.claim(wish)
-        held = [Held(lease, claimed_at + self._lease_s, claimed_at) for lease in leases]
-        self._hand.add(name, held)
+        # Shielded: of a claim that is cancelled half-way nobody would know which lanes it took.
+        self._claiming = asyncio.ensure_future(self._rt.store.claim(wish))
+        gate, leases = await asyncio.shield(self._claiming)
+        self._claiming = None
+        self._hand.add(name, [self._hold(lease, claimed_at) for lease in leases])
         self._note_gate(gate)
         return bool(leases)
+
+    def _hold(self, lease: Lease, claimed_at: float) -> Held:
+        return Held(lease, claimed_at + self._lease_s, claimed_at)
 
     async def _wait_for_work(self, until: float, poll_s: float) -> Ending | None:
         """Nothing can be claimed now. Wait a little, or say that the delivery is over."""
@@ -283,6 +289,9 @@ class Delivery:
         await asyncio.gather(main, ticker, *senders, return_exceptions=True)
         self._give_back(self._hand.empty())
         with suppress(HubUnavailable):
+            if self._claiming is not None:
+                _, leases = await self._claiming
+                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in leases])
             await self._settler.flush()
             await self._tick()
         settler.cancel()

@@ -109,9 +109,11 @@ class Sender:
         try:
             while runs:
                 await self._resolve(runs, is_wanted)
-                ready = [run for run in runs if run.head is not None and self._is_in_time(run) and is_wanted()]
+                ready: list[Run] = []
                 for run in runs:
-                    if run not in ready:
+                    if run.head is not None and self._is_in_time(run) and is_wanted():
+                        ready.append(run)
+                    else:
                         done(run)
                 runs = ready
                 if runs:
@@ -128,13 +130,15 @@ class Sender:
         batch = [Outgoing(run.head.id, run.head.key, run.head.payload) for run in runs if run.head is not None]
         began = self.monotonic()
         try:
-            outcomes = await self.connector.send(self.operation, batch)
+            # Paired before any is noted: of too few or too many, none can be told whose it is.
+            outcomes = await self.connector.send(self.operation, batch, min(run.held.deadline for run in runs))
+            answered = list(zip(runs, outcomes, strict=True))
         except BaseException:
             for run in runs:
                 run.note(Kind.SEND, Unknown(INTERRUPTED, "the worker was stopped"), began, self.monotonic())
             raise
         ended = self.monotonic()
-        for run, outcome in zip(runs, outcomes, strict=True):
+        for run, outcome in answered:
             run.note(Kind.SEND, outcome, began, ended)
 
     async def _resolve(self, runs: Sequence[Run], is_wanted: Callable[[], bool]) -> None:

@@ -30,8 +30,12 @@ class Dialect(Protocol):
         """The bound form of an array."""
         ...
 
-    def columns(self, alias: str, **types: str) -> str:
-        """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""
+    def numbers(self, alias: str, columns: Sequence[str]) -> str:
+        """A table expression over bound rows of whole numbers: see `bound_numbers`."""
+        ...
+
+    def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+        """The bound form of those rows."""
         ...
 
     def insert(
@@ -69,7 +73,14 @@ class PostgreSQL:
     def array(self, values: Sequence[Any]) -> Any:
         return list(values)
 
+    def numbers(self, alias: str, columns: Sequence[str]) -> str:
+        return self.columns(alias, **dict.fromkeys(columns, "bigint"))
+
+    def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+        return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+
     def columns(self, alias: str, **types: str) -> str:
+        """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""
         arrays = ", ".join(f"cast(:{name} as {kind}[])" for name, kind in types.items())
         return f"unnest({arrays}) as {alias}({', '.join(types)})"
 
@@ -107,11 +118,13 @@ class SQLite:
     def array(self, values: Sequence[Any]) -> Any:
         return orjson.dumps(list(values)).decode()
 
-    def columns(self, alias: str, **types: str) -> str:
-        first, *others = types
-        joins = "".join(f" join json_each(:{name}) as j_{name} on j_{name}.key = j_{first}.key" for name in others)
-        values = ", ".join(f"j_{name}.value as {name}" for name in types)
-        return f"(select {values} from json_each(:{first}) as j_{first}{joins}) as {alias}"
+    def numbers(self, alias: str, columns: Sequence[str]) -> str:
+        # One array of rows: several arrays could only be joined by their keys, which `json_each` has no index on.
+        values = ", ".join(f"json_extract(value, '$[{at}]') as {name}" for at, name in enumerate(columns))
+        return f"(select {values} from json_each(:number_rows)) as {alias}"
+
+    def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+        return {"number_rows": orjson.dumps(list(rows)).decode()}
 
     def insert(
         self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = ""

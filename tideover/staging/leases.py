@@ -88,18 +88,15 @@ def _take(tx: Transaction, wish: Claim, ids: Sequence[int]) -> None:
 def _heads(tx: Transaction, wish: Claim, lanes: Sequence[Row[Any]], sealer: Sealer) -> dict[int, list[LeasedRecord]]:
     spans = [(row.id, row.done_seq, row.done_seq + (row.in_doubt or wish.depth)) for row in lanes]
     doubts = {row.id: row.done_seq + row.in_doubt for row in lanes}
-    source = tx.dialect.columns("w", lanes="bigint", froms="bigint", tos="bigint")
+    columns = ("lanes", "froms", "tos")
+    # A cross join keeps SQLite from reading the records first and looking for their lanes.
     rows = tx.conn.execute(
         text(
             "select r.lane, r.seq, r.id, r.key, r.staged_us, r.payload "
-            f"from {source} join record r on r.lane = w.lanes and r.seq > w.froms and r.seq <= w.tos "
-            "order by r.lane, r.seq"
+            f"from {tx.dialect.numbers('w', columns)} cross join record r "
+            "where r.lane = w.lanes and r.seq > w.froms and r.seq <= w.tos order by r.lane, r.seq"
         ),
-        {
-            "lanes": tx.dialect.array([s[0] for s in spans]),
-            "froms": tx.dialect.array([s[1] for s in spans]),
-            "tos": tx.dialect.array([s[2] for s in spans]),
-        },
+        tx.dialect.bound_numbers(columns, spans),
     )
     heads: dict[int, list[LeasedRecord]] = {}
     for lane, seq, identity, key, staged_us, stored in rows:

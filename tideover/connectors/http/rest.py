@@ -68,12 +68,14 @@ class HttpConnector:
         """How many records one `send` may carry now: `bulk.size`, or less for a while (see `Sender`)."""
         return self._sender(operation).size
 
-    async def send(self, operation: str, batch: Sequence[Outgoing]) -> Sequence[Outcome]:
-        """One outcome per record, in order, within the system's total timeout. A batch of one uses the single call."""
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
+        """One outcome per record, in order, within the system's total timeout and by `deadline`. A batch of one uses
+        the single call."""
         sender = self._sender(operation)
         if len(batch) > sender.most:
             raise Refused(f"system {self._system}: operation {operation} does not take {len(batch)} records at once")
-        return await sender.send(batch, self._deadline())
+        own = self._deadline()
+        return await sender.send(batch, own if deadline is None else min(own, deadline))
 
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
         """Whether the system has this record. `Missing` only by a 404, or a whole answer in which `found` is false."""

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import ssl
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Literal
@@ -48,21 +50,29 @@ class Request:
 
 
 class Phase:
-    """How far one call has come. `sent` is never taken back: a second try raises."""
+    """How far one call has come. `sent` is never taken back: a second try raises. Nor is it reached past the call's
+    deadline, which a process that was frozen meanwhile learns of only here."""
 
-    __slots__ = ("at",)
+    __slots__ = ("at", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, until: float = math.inf) -> None:
         self.at: Literal["pool", "connect", "sent"] = "pool"
+        self.until = until
 
     def enter(self, at: Literal["connect", "sent"]) -> None:
         if self.at == "sent":
             raise _Repeated
+        if time.monotonic() >= self.until:  # the loop's clock
+            raise _TooLate
         self.at = at
 
 
 class _Repeated(aiohttp.ClientConnectionError):
     """aiohttp was about to send a request a second time."""
+
+
+class _TooLate(aiohttp.ClientConnectionError):
+    """The call's deadline was over before anything was written."""
 
 
 class Wire:
@@ -89,7 +99,7 @@ class Wire:
         An answer whose body ends badly is still an answer, with its `trouble`: the status is known.
         """
         until = asyncio.get_running_loop().time() + self._total_s if deadline is None else deadline
-        phase = Phase()
+        phase = Phase(until)
         response: aiohttp.ClientResponse | None = None
         pieces: list[bytes] = []
         try:
@@ -172,6 +182,8 @@ def _trouble(error: Exception) -> Trouble:
 
 def _unsent_code(error: Exception) -> str:
     match error:
+        case _TooLate():
+            return "late"
         case aiohttp.ClientConnectorDNSError():
             return "dns"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
