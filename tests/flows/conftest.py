@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 PATIENCE_S = 120.0
@@ -101,8 +103,9 @@ async def prefect(prefect_api: str) -> AsyncIterator[PrefectClient]:
             await client.delete_deployment(deployment.id)
         for automation in await client.read_automations():
             await client.delete_automation(automation.id)
-        for document in await client.read_block_documents_by_type("tideover-applied"):
-            await client.delete_block_document(document.id)
+        with suppress(PrefectHTTPStatusError):  # the type is not known before the first deploy
+            for document in await client.read_block_documents_by_type("tideover-applied"):
+                await client.delete_block_document(document.id)
 
 
 @pytest.fixture
