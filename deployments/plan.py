@@ -80,7 +80,7 @@ def deployments_of(hub: Hub) -> list[Deployment]:
     """Every deployment of a hub: a sync per route, a deliver per target, a probe per system, and two for itself."""
     syncs = [_sync(hub, name, route) for name, route in hub.routes.items()]
     delivers = [_deliver(hub, target) for target in hub.targets]
-    probes = [_probe(system) for system in hub.systems]
+    probes = [_probe(name) for name, system in hub.systems.items() if system.rest.probe is not None]
     return [*syncs, *delivers, *probes, _replay(), _housekeeping()]
 
 

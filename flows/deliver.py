@@ -40,6 +40,7 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
         logger().info("%s records wait for %s", before, target)
         screen = _Screen(rt, target, routes, before)
         progress = await screen.while_running(drain(target, linger_s, on_progress=screen.note))
+        await rt.store.compact()  # each settlement added a line; sums must stay cheap
         await publish(rt)
     state = state_of(counts_of(progress))
     logger().info("%s", state.message)

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
-from tideover.errors import AccessError, HubUnavailable, SourceContract, SourceError, SourceLoop
+from tideover.errors import AccessError, HubUnavailable, Overtaken, SourceContract, SourceError, SourceLoop
 
 DELAYS_S = [1, 3, 9]
 JITTER = 0.5
@@ -17,6 +17,6 @@ JITTER = 0.5
 def is_worth_another_try(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """True of a source or a database that did not answer; false of what will be the same next time."""
     error = state.data
-    if isinstance(error, SourceLoop | SourceContract | AccessError):
+    if isinstance(error, SourceLoop | SourceContract | Overtaken | AccessError):
         return False
     return isinstance(error, SourceError | HubUnavailable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import orjson
 import pytest
 
 from tests.databases import sql
-from tideover.errors import Overtaken
+from tideover.errors import HubUnavailable, Overtaken
 from tideover.model import (
     CREDENTIALS,
     SECOND_US,
@@ -501,3 +502,52 @@ async def test_migrate_again_and_at_the_same_time_is_harmless(database_url: str)
     for store in stores:
         await store.check_schema()
         await store.close()
+
+
+async def test_replay_of_an_older_version_under_latest_gives_way_to_the_newer_one(hub: Hub) -> None:
+    hub.order = Order.LATEST
+    await hub.stage(("a", 1))
+    [lease] = await hub.claim()
+    await hub.settle(report(lease, Rejected("INVALID")))
+    await hub.stage(("a", 2))
+    [parked] = await hub.store.parked(Selection())
+    await hub.store.replay([parked.id], latest={"orders"})
+    [after] = await hub.claim()
+    assert [r.payload for r in after.records] == [b"2"]
+    audit = await hub.audit()
+    assert (audit.superseded, audit.parked, audit.faults) == (1, 0, ())
+
+
+async def test_storm_never_restores_an_older_version_behind_a_newer_one(hub: Hub) -> None:
+    hub.order = Order.SKIP
+    await hub.stage(("a", 1), ("b", 1), ("c", 1))
+    leases = {lease.records[0].key: lease for lease in await hub.claim()}
+    await hub.settle(report(leases["a"], Rejected("SCHEMA")))
+    await hub.stage(("a", 2))
+    for key in "bc":
+        await hub.settle(report(leases[key], Rejected("SCHEMA")))
+    assert [p.key for p in await hub.store.parked(Selection())] == ["a"]
+    assert (await hub.audit()).faults == ()
+
+
+async def test_compact_beside_writers_loses_no_line(hub: Hub) -> None:
+    async def write(writer: int) -> None:
+        for number in range(15):
+            await hub.stage((f"k{writer}", number))
+
+    async def compact() -> None:
+        for _ in range(15):
+            await hub.store.compact()
+
+    await asyncio.gather(*(write(n) for n in range(5)), compact(), compact())
+    audit = await hub.audit()
+    assert (audit.accepted, audit.waiting, audit.faults) == (75, 75, ())
+
+
+async def test_f50_error_of_the_database_quotes_no_payload(hub: Hub, database_url: str) -> None:
+    await sql(database_url, "drop table record")
+    with pytest.raises(HubUnavailable) as caught:
+        await hub.stage(("canary-key", {"secret": "canary-payload"}))
+    told = "".join(traceback.format_exception(caught.value))
+    assert "record" in told
+    assert "canary" not in told.partition("Traceback")[2].replace('"canary-key", {"secret": "canary-payload"}', "")

@@ -344,7 +344,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.do(self.store.restore_storm(SYSTEM))
         self._adopt_restored()
-        leases = self.do(self.store.claim_probe(self._wish(1, lanes=1)))
+        _, leases = self.do(self.store.claim_probe(self._wish(1, lanes=1)))
         self._note_claim(leases, 1)
         self._settle([self._worked_off(it, is_probe=True) for it in leases])
         self.do(self.store.release_probe(SYSTEM, slot))
@@ -568,9 +568,8 @@ async def test_storm_that_restores_a_parked_record_in_doubt_leaves_it_in_doubt(s
     assert (await _one_parked(store)).in_doubt
     await _settle(store, second, Rejected("SCHEMA"))
     assert await store.parked(Selection()) == []
-    again, _ = sorted(
-        await store.claim_probe(Claim(ROUTE, SYSTEM, Order.BLOCK, 10, 1, SECOND_US)), key=lambda it: it.records[0].key
-    )
+    _, leases = await store.claim_probe(Claim(ROUTE, SYSTEM, Order.BLOCK, 10, 1, SECOND_US))
+    again, _ = sorted(leases, key=lambda it: it.records[0].key)
     assert (again.records[0].in_doubt, again.doubted_us) == (True, 77)
 
 

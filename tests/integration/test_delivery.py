@@ -14,6 +14,7 @@ from tests.hubs import hub_config, running
 from tideover.errors import Refused
 from tideover.hub import intake, overview
 from tideover.hub.delivery import Delivery, Ending, Progress
+from tideover.hub.probing import probe_system
 from tideover.hub.runtime import Runtime
 from tideover.model import (
     CREDENTIALS,
@@ -379,3 +380,37 @@ async def test_f51_lost_payload_key_stops_the_delivery_and_parks_nothing(databas
         assert erp.calls == 0
         audit = await assert_conserved(rt)
         assert (audit.parked, audit.waiting) == (0, 1)
+
+
+async def test_system_without_probe_is_restored_by_the_last_record_that_waited(rt: Runtime, erp: FakeSystem) -> None:
+    erp.answer = lambda _: Unknown(HUNG)
+    await stage(rt, "only")
+    assert (await deliver(rt)).ending == Ending.DOWN
+    erp.answer = lambda _: Accepted()
+    await asyncio.sleep(0.12)
+    assert (await deliver(rt)).ending == Ending.DRAINED
+    view = await overview.overview(rt)
+    assert view.systems["erp"].state is State.CLOSED
+    assert view.outages[0].is_over
+
+
+async def test_probe_of_a_system_that_has_none_is_refused_and_counts_for_nothing(rt: Runtime) -> None:
+    with pytest.raises(Refused, match=r"rest\.probe"):
+        await probe_system(rt, "erp")
+    assert (await rt.store.gate("erp")).lets_through
+
+
+async def test_f14_replayed_record_in_doubt_is_looked_up_before_it_is_sent_again(
+    database_url: str, clock: Clock
+) -> None:
+    erp = FakeSystem(honours_keys=False, answer=lambda _: Unknown("server_error"))
+    config = hub_config(systems={"erp": {"resolve": "lookup", "breaker": {"failures": 1000}}})
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}, clock=clock) as rt:
+        await stage(rt, "a")
+        erp.effects.append(Outgoing((await overview.trace(rt, "a"))[0].record, "a", b""))  # it was processed
+        erp.look_ups = 0
+        row = "update lane set in_doubt = 1, attempts = 3, system = 'erp' where key = 'a'"
+        await sql(database_url, row)
+        clock.ahead_us += 5 * SECOND_US
+        assert (await deliver(rt)).ending == Ending.DRAINED
+        assert (erp.calls, erp.look_ups) == (0, 1)

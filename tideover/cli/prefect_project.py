@@ -98,8 +98,8 @@ async def _refuse_abandoning(hub_file: Path) -> None:
     if waiting:
         told = ", ".join(f"{route} ({count})" for route, count in waiting.items())
         raise Refused(
-            f"records wait in routes that the hub's file no longer has: {told}; put them back until they are drained, "
-            "or say --abandon"
+            f"records wait that this file would never deliver: {told}; put their routes and targets back until they "
+            "are drained, or say --abandon"
         )
 
 

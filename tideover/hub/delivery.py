@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from tideover.errors import HubUnavailable
 from tideover.hub.hand import Hand
@@ -111,6 +112,8 @@ class Delivery:
             # Shielded, as it also runs when the run is cancelled; bounded, so that a stop is a stop.
             with suppress(TimeoutError):
                 await asyncio.shield(asyncio.wait_for(self._wind_down(main, tasks), LEASE_MARGIN_S / 2))
+            for task in (main, *tasks):
+                task.cancel()
 
     async def _prepare(self) -> None:
         rt, system = self._rt, self._system
@@ -208,13 +211,17 @@ class Delivery:
     async def _claim_route(self, name: str, room: int) -> bool:
         claimed_at = self._rt.monotonic()
         wish = Claim(name, self._system, self._routes[name].order, room, DEPTH, int(self._lease_s * SECOND_US))
-        # Shielded: of a claim that is cancelled half-way nobody would know which lanes it took.
-        self._claiming = asyncio.ensure_future(self._rt.store.claim(wish))
-        gate, leases = await asyncio.shield(self._claiming)
-        self._claiming = None
+        gate, leases = await self._known(self._rt.store.claim(wish))
         self._hand.add(name, [self._hold(lease, claimed_at) for lease in leases])
         self._note_gate(gate)
         return bool(leases)
+
+    async def _known(self, claim: Coroutine[Any, Any, tuple[Gate, list[Lease]]]) -> tuple[Gate, list[Lease]]:
+        """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
+        self._claiming = asyncio.ensure_future(claim)
+        answer = await asyncio.shield(self._claiming)
+        self._claiming = None
+        return answer
 
     def _hold(self, lease: Lease, claimed_at: float) -> Held:
         return Held(lease, claimed_at + self._lease_s, claimed_at)
@@ -222,14 +229,14 @@ class Delivery:
     async def _wait_for_work(self, until: float, poll_s: float) -> Ending | None:
         """Nothing can be claimed now. Wait a little, or say that the delivery is over."""
         now = self._rt.monotonic()
-        now_us, due_us = await self._rt.store.next_due_us(list(self._routes))
+        now_us, due_us = await self._rt.store.next_due_us(list(self._routes), self._system)
         wait_s = max((due_us - now_us) / SECOND_US, 0.0) if due_us is not None else None
         if now >= until:
             if wait_s is None:
                 return Ending.DRAINED
             if not self._is_worth_waiting(wait_s):
                 return Ending.WAITING
-        await self._pause(poll_s if wait_s is None else min(wait_s, poll_s))
+        await self._pause(poll_s if wait_s is None else max(min(wait_s, poll_s), POLL_S / 5))
         return None
 
     async def _wait_at_the_gate(self, until: float) -> Ending | None:
@@ -256,7 +263,8 @@ class Delivery:
         for name in self._routes:
             claimed_at = self._rt.monotonic()
             wish = Claim(name, self._system, self._routes[name].order, 1, 1, int(self._lease_s * SECOND_US))
-            for lease in await self._rt.store.claim_probe(wish):
+            _, leases = await self._known(self._rt.store.claim_probe(wish))
+            for lease in leases:
                 held = Held(lease, claimed_at + self._lease_s, claimed_at, is_probe=True)
                 await self._senders[name].work_off([held], lambda: True, self._settler.put)
                 while not self._settler.is_idle:
@@ -288,10 +296,11 @@ class Delivery:
             task.cancel()
         await asyncio.gather(main, ticker, *senders, return_exceptions=True)
         self._give_back(self._hand.empty())
-        with suppress(HubUnavailable):
-            if self._claiming is not None:
+        if self._claiming is not None:
+            with suppress(HubUnavailable):
                 _, leases = await self._claiming
                 self._give_back([self._hold(lease, self._rt.monotonic()) for lease in leases])
+        with suppress(HubUnavailable):
             await self._settler.flush()
             await self._tick()
         settler.cancel()

@@ -110,10 +110,16 @@ async def audit(rt: Runtime) -> list[RouteAudit]:
 
 
 async def abandoned(rt: Runtime) -> dict[str, int]:
-    """Routes that the tables know and the configuration no longer has, with the number of records that wait there:
-    nobody would ever deliver those."""
+    """Routes where records wait that this configuration would never deliver, with their number: those of a route that
+    it no longer has, and those that may have been sent to a system which is no longer their route's."""
     books = await audit(rt)
-    return {a.route: a.waiting for a in books if a.waiting and a.route not in rt.config.routes}
+    left = {a.route: a.waiting for a in books if a.waiting and a.route not in rt.config.routes}
+    for name, route in rt.config.routes.items():
+        systems = rt.config.systems_of(route.target.name)
+        pinned = await rt.store.report(lambda tx, n=name, s=systems: reports.pinned_elsewhere(tx, n, s))  # type: ignore[misc]
+        if pinned:
+            left[name] = pinned
+    return left
 
 
 async def trace(rt: Runtime, key: str, route: str | None = None) -> list[TracedRecord]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from tideover.connectors.port import Connector
+from tideover.errors import Refused
 from tideover.hub.runtime import Runtime
-from tideover.model import Outcome
+from tideover.model import Accepted, Outcome
 from tideover.policy.breaker import BreakerRule, Reason, Result, State
 from tideover.staging.systems import Gate
 
@@ -24,7 +25,8 @@ class Prober:
         """Probe until the breaker closes or a probe fails; a gate that is not due, or that somebody else probes, is
         returned as it is. `with_record` sends one real record, where only that can tell."""
         store = self._rt.store
-        while gate.state is not State.CLOSED:
+        has_delivered = False
+        while gate.state is not State.CLOSED and not gate.is_paused:
             slot = await store.take_probe(self._system, self._lease_s)
             if slot is None:
                 return await store.gate(self._system)
@@ -35,19 +37,25 @@ class Prober:
                     if gate.reason == Reason.CONTRACT:
                         await store.restore_storm(self._system)
                     found = await with_record()
-                    if found is None:
+                    if found is None and not has_delivered:
                         return await store.gate(self._system)
-                    gate = found
+                    # Where the last record that waited went through, there is no second one to ask with.
+                    gate = found or await self._count(slot, Accepted())
+                    has_delivered = True
             finally:
                 await store.release_probe(self._system, slot)
             if gate.state is State.OPEN:
                 return gate
+        if gate.state is not State.CLOSED:
+            return gate
         await store.hasten(self._system, self._rt.routes_through(self._system))
         await self._rt.announce_events()
         return gate
 
     async def _by_call(self, slot: int) -> Gate:
-        outcome = await self._connector.probe()
+        return await self._count(slot, await self._connector.probe())
+
+    async def _count(self, slot: int, outcome: Outcome) -> Gate:
         result = Result("", 0, outcome, is_probe=True)
         return await self._rt.store.end_probe(self._system, slot, result, self._rule)
 
@@ -56,9 +64,13 @@ async def probe_system(rt: Runtime, system: str) -> tuple[Outcome, Gate]:
     """Ask a system now, whatever its breaker says, and let the answer count.
 
     With an open breaker the answer counts only if it is time to probe; with a closed one a failure counts like a
-    record's. A system without a probe answers nothing: see `Connector.has_probe`.
+    record's. Raises `Refused` for a system without a probe.
     """
     connector = await rt.connector(system)
+    if not connector.has_probe:
+        raise Refused(
+            f"system {system} has no probe: only a real record tells whether it is well; name one in `rest.probe`"
+        )
     rule = rt.breaker_rule(system, has_probe=connector.has_probe)
     outcome = await connector.probe()
     result = Result("", 0, outcome, is_probe=False)

@@ -8,7 +8,7 @@ import orjson
 
 from tideover.errors import Refused
 from tideover.hub.runtime import Runtime
-from tideover.model import Broken, JsonObject, NewRecord
+from tideover.model import Broken, JsonObject, NewRecord, Order
 from tideover.staging.parking import Parked, Selection
 
 
@@ -25,9 +25,10 @@ async def replay(rt: Runtime, selection: Selection) -> Replayed:
     thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits.
     """
     total = Replayed()
+    latest = {name for name, route in rt.config.routes.items() if route.order is Order.LATEST}
     while batch := await rt.store.parked(selection):
         ready = [p.id for p in batch if not p.at_intake]
-        count = await rt.store.replay(ready) if ready else 0
+        count = await rt.store.replay(ready, latest) if ready else 0
         mended, broken = await _remap(rt, [p for p in batch if p.at_intake])
         total = Replayed(total.replayed + count + mended, total.still_broken + broken)
         selection = replace(selection, after=batch[-1].id)

@@ -82,6 +82,9 @@ class Settler:
                 self._is_writing = True
                 try:
                     await self._write(batch)
+                except BaseException:
+                    self._runs = batch + self._runs  # settling twice is settling once; forgetting is not
+                    raise
                 finally:
                     self._is_writing = False
                     self._settled.set()

@@ -93,6 +93,7 @@ class SqliteDatabase:
         engine = create_engine(
             self.url,
             poolclass=StaticPool,
+            hide_parameters=True,  # an error's text must not quote a payload
             connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         )
 
@@ -152,6 +153,7 @@ class PostgresDatabase:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=BUSY_TIMEOUT_S,
+            hide_parameters=True,
             connect_args={
                 "timeout": 10,
                 "command_timeout": COMMAND_TIMEOUT_S,

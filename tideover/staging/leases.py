@@ -146,16 +146,16 @@ def _trace_expired(
     tx.dialect.insert(tx.conn, schema.attempt, columns, rows)
 
 
-def next_due_us(tx: Transaction, routes: Sequence[str]) -> int | None:
-    """When the next lane of these routes can be claimed; None while nothing waits."""
+def next_due_us(tx: Transaction, routes: Sequence[str], system: str) -> int | None:
+    """When the next lane of these routes can be claimed for a system; None while nothing waits for it."""
     soonest: int | None = None
     for route in routes:
         found = tx.conn.execute(
             text(
                 "select min(case when due_us > lease_until_us then due_us else lease_until_us end) "
-                "from lane where route = :route and state = 1"
+                "from lane where route = :route and state = 1 and (in_doubt = 0 or system = :system)"
             ),
-            {"route": route},
+            {"route": route, "system": system},
         ).scalar()
         if found is not None and (soonest is None or found < soonest):
             soonest = int(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
 from tideover.staging.stage import Batch, stage
 
+UNRESOLVED = "unresolved"  # parked because the provider may have processed it and can't be asked
 _COLUMNS = (
     "id, record, route, lane, seq, key, system, code, detail, payload, in_doubt, holds, at_intake, staged_us, parked_us"
 )
@@ -78,24 +79,41 @@ def _select(tx: Transaction, selection: Selection, lock: str = "") -> Sequence[R
     return tx.conn.execute(text(statement), {**bound, "after": selection.after, "n": selection.limit}).all()
 
 
-def replay(tx: Transaction, ids: Sequence[int], sealer: Sealer, closing: str = "replayed") -> int:
+def replay(
+    tx: Transaction,
+    ids: Sequence[int],
+    sealer: Sealer,
+    closing: str = "replayed",
+    latest: Collection[str] = (),
+) -> int:
     """Put parked records back to waiting, each under the id it always had. Those closed meanwhile are left alone.
 
-    A record that holds its lane goes on from the head; any other goes to the end of its lane. Records parked at intake
-    were never mapped and are left alone too: mapping is the hub's. So is one whose payload can't be read any more.
+    A record that holds its lane goes on from the head; any other goes to the end of its lane. What may have been sent
+    is asked for first, unless it was parked because nobody can tell: then a person's word counts. An older version
+    whose route is among `latest` gives way to a newer one. Left alone are records parked at intake, as mapping is the
+    hub's; one whose payload can't be read; and, when `restored` by nobody's word, one that newer versions passed.
     """
     count = 0
     for row in _lock(tx, ids):
         if row.at_intake:
             continue
+        is_passed = not row.holds and _last_seq(tx, row.lane) > row.seq
         if row.holds:
-            _unhold(tx, row, _UNJUDGED if closing == "restored" else _SENT_AGAIN)
-        elif not _append(tx, row, sealer):
+            _unhold(tx, row, _SENT_AGAIN if row.code == UNRESOLVED and closing == "replayed" else _UNJUDGED)
+        elif is_passed and row.route in latest:
+            _close(tx, row.id, "superseded")
+            enter(tx, row.route, Entry(parked=-1, superseded=1))
+            continue
+        elif (is_passed and closing == "restored") or not _append(tx, row, sealer):
             continue
         _close(tx, row.id, closing)
         enter(tx, row.route, Entry(parked=-1))
         count += 1
     return count
+
+
+def _last_seq(tx: Transaction, lane: int) -> int:
+    return int(tx.conn.execute(text("select last_seq from lane where id = :lane"), {"lane": lane}).scalar() or 0)
 
 
 def release(tx: Transaction, ids: Sequence[int]) -> int:
@@ -232,7 +250,8 @@ def _unhold(tx: Transaction, row: Row[Any], doubt: str) -> None:
 
 def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
     """At the end of its lane; the lane's newest content is then this one, so that a newer source version counts as
-    a change. False, and nothing done, when its payload can't be read."""
+    a change. False, and nothing done, when its payload can't be read, or when it may have been sent and others wait
+    before it: a lane's doubt is a count from its head."""
     try:
         payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
     except CorruptPayload:
@@ -244,6 +263,16 @@ def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
         [(row.lane, row.route, row.key, tx.now_us, 0, 0, b"", 0)],
         "on conflict (id) do nothing",
     )
+    if row.in_doubt and row.code != UNRESOLVED:
+        pinned = tx.conn.execute(
+            text(
+                "update lane set in_doubt = 1, doubted_us = :since, system = :system "
+                "where id = :lane and state = 0 and lease_until_us = 0"
+            ),
+            {"since": row.staged_us, "system": row.system, "lane": row.lane},
+        )
+        if not pinned.rowcount:
+            return False
     last_seq = tx.conn.execute(
         text(
             "update lane set last_seq = last_seq + 1, last_hash = :hash, "

@@ -101,6 +101,15 @@ def _route_status(tx: Transaction, route: str) -> RouteStatus:
     return RouteStatus(route, *sums, waiting, int(held), int(oldest or 0), int(newest or 0), int(read or 0))
 
 
+def pinned_elsewhere(tx: Transaction, route: str, systems: Sequence[str]) -> int:
+    """Lanes of a route whose head may have been sent to a system that is not among these: only it could tell."""
+    rows = tx.conn.execute(
+        text("select system, count(*) from lane where route = :route and state = 1 and in_doubt > 0 group by system"),
+        {"route": route},
+    )
+    return sum(int(count) for system, count in rows if system not in systems)
+
+
 def waiting(tx: Transaction, routes: Sequence[str]) -> int:
     """How many records of these routes wait, by the ledger: cheap however many there are."""
     return sum(staged - delivered - parked - gone for staged, delivered, parked, gone in (_sums(tx, r) for r in routes))

@@ -141,6 +141,8 @@ ledger = Table(
     Column("superseded", BigInteger, nullable=False, server_default=text("0")),
 )
 
+Index("ledger_route", ledger.c.route)
+
 cursor = Table(
     "cursor",
     metadata,

@@ -57,7 +57,8 @@ class Batch:
 def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`.
 
-    Raises `Overtaken`, and stages nothing, when another run moved the route's cursor after these records were read.
+    Raises `Overtaken`, and stages nothing, when the route's cursor moved after these records were read: by another
+    run, or by this very batch where its first try was committed and nobody learnt of it. Read on from the new cursor.
     """
     _move_cursor(tx, batch)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
@@ -75,6 +76,14 @@ def _lock_lanes(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, 
     """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock."""
     if not keys:
         return {}
+    tails: dict[int, LaneTail] = {}
+    while missing := sorted(keys.keys() - tails.keys()):
+        tails |= _lock_or_make(tx, route, {lane: keys[lane] for lane in missing})
+    return tails
+
+
+def _lock_or_make(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, LaneTail]:
+    """Those of the lanes that could be locked: one that housekeeping removes at this moment is asked for again."""
     ids = sorted(keys)
     tx.dialect.insert(
         tx.conn,

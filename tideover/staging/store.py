@@ -6,7 +6,7 @@ All methods raise `HubUnavailable` when the database can't be used, and may then
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from tideover.errors import SchemaMismatch
@@ -64,9 +64,13 @@ class Store:
 
         return await self.database.write(work)
 
-    async def claim_probe(self, wish: leases.Claim) -> list[Lease]:
+    async def claim_probe(self, wish: leases.Claim) -> tuple[systems.Gate, list[Lease]]:
         """A lease for the prober, whatever the breaker says."""
-        return await self.database.write(lambda tx: leases.claim(tx, wish, self._sealer))
+
+        def work(tx: Transaction) -> tuple[systems.Gate, list[Lease]]:
+            return systems.load(tx, wish.system).gate(tx.now_us), leases.claim(tx, wish, self._sealer)
+
+        return await self.database.write(work)
 
     async def settle(self, settlement: settling.Settlement) -> settling.Settled:
         """Write what became of leased records. Doing it again changes nothing."""
@@ -75,9 +79,9 @@ class Store:
             await self.restore_storm(settlement.system)
         return settled
 
-    async def next_due_us(self, routes: Sequence[str]) -> tuple[int, int | None]:
-        """The database's clock, and when the next lane of these routes can be claimed."""
-        return await self.database.write(lambda tx: (tx.now_us, leases.next_due_us(tx, routes)))
+    async def next_due_us(self, routes: Sequence[str], system: str) -> tuple[int, int | None]:
+        """The database's clock, and when the next lane of these routes can be claimed for a system."""
+        return await self.database.read(lambda tx: (tx.now_us, leases.next_due_us(tx, routes, system)))
 
     # --- systems --------------------------------------------------------------------------------------------
 
@@ -132,8 +136,13 @@ class Store:
     async def parked_payload(self, row_id: int) -> bytes:
         return await self.database.read(lambda tx: parking.payload_of(tx, row_id, self._sealer))
 
-    async def replay(self, ids: Sequence[int]) -> int:
-        return await self.database.write(lambda tx: parking.replay(tx, ids, self._sealer))
+    async def replay(self, ids: Sequence[int], latest: Collection[str] = ()) -> int:
+        """Put parked records back to waiting; `latest`: the routes whose newer versions make an older one void."""
+        return await self.database.write(lambda tx: parking.replay(tx, ids, self._sealer, latest=latest))
+
+    async def compact(self) -> int:
+        """Sum the ledger's lines; cheap sums stay cheap."""
+        return await self.database.write(ledger.compact)
 
     async def release(self, ids: Sequence[int]) -> int:
         return await self.database.write(lambda tx: parking.release(tx, ids))

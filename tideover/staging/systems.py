@@ -157,7 +157,7 @@ def tell(
 def take_probe(tx: Transaction, name: str, lease_s: float) -> int | None:
     """The half-open slot: a number that proves the right to probe, or None when it is not time or somebody has it."""
     row = load(tx, name, for_update=True)
-    if not may_probe(row.breaker, tx.now_us) or row.prober_until_us > tx.now_us:
+    if not may_probe(row.breaker, tx.now_us) or max(row.prober_until_us, row.paused_until_us) > tx.now_us:
         return None
     breaker, _ = step(row.breaker, ProbeBegan(), tx.now_us, BreakerRule(), 0.0)
     until_us = tx.now_us + int(lease_s * SECOND_US)
@@ -219,10 +219,12 @@ def end_drain(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool
     restored_us = undrained(tx, name)
     if restored_us is None or _is_waiting(tx, backlog_routes, restored_us):
         return False
-    tx.conn.execute(
+    ended = tx.conn.execute(
         text("update outage set drained_us = :now where system = :system and restored_us > 0 and drained_us = 0"),
         {"now": tx.now_us, "system": name},
     )
+    if not ended.rowcount:
+        return False  # another worker saw it first
     announce(tx, HubEvent("tideover.system.drained", name, {"took_s": round((tx.now_us - restored_us) / SECOND_US, 3)}))
     return True
 

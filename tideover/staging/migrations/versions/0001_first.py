@@ -134,6 +134,7 @@ def _create_books() -> None:
         _count("parked"),
         _count("superseded"),
     )
+    op.create_index("ledger_route", "ledger", ["route"])
     op.create_table(
         "cursor",
         sa.Column("route", sa.Text, primary_key=True),
