@@ -74,11 +74,17 @@ def test_status_when_piped_has_no_escapes_and_whole_lines(troubled: CliHub) -> N
 
 def test_status_watched_goes_on_until_it_is_interrupted(troubled: CliHub) -> None:
     command = [sys.executable, "-m", "tideover.cli", "--hub", str(troubled.file), "status", "-w", "--interval", "0.2"]
-    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 130
     assert all(line.startswith('{"hub": "acme"') for line in lines)
     assert "Traceback" not in err
