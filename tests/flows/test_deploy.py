@@ -41,11 +41,14 @@ def parameters_of(flow: FlowName) -> dict[str, Any]:
 
 
 def a_hub(**changes: object) -> Hub:
-    """Two systems and two routes."""
+    """Two systems, one of them with a probe, and two routes."""
     route = {"source": {"system": "crm", "stream": "orders"}, "target": {"system": "erp", "operation": "create"}}
     tree: dict[str, Any] = {
         "name": "shop",
-        "systems": {"crm": {"block": "tideover-open/crm"}, "erp": {"block": "tideover-open/erp"}},
+        "systems": {
+            "crm": {"block": "tideover-open/crm"},
+            "erp": {"block": "tideover-open/erp", "rest": {"probe": {}}},
+        },
         "routes": {
             "orders": {**route, "key": "id || 'none'", "schedule": {"every": "1m"}, "rto": "15m"},
             "bills": {**route, "key": "id", "schedule": {"cron": "5 * * * *", "timezone": "Europe/Berlin"}},
@@ -79,7 +82,7 @@ async def test_converge_when_there_is_nothing_makes_everything_and_then_changes_
     first = await run(a_hub())
     assert but(first, "created") in ([], [Change("work pool", "tideover", "unchanged")])
     assert {c.name for c in first if c.kind == "deployment"} == {
-        "sync/orders", "sync/bills", "deliver/erp", "probe/crm", "probe/erp", "replay/hub", "housekeeping/hub"
+        "sync/orders", "sync/bills", "deliver/erp", "probe/erp", "replay/hub", "housekeeping/hub"
     }  # fmt: skip
     second = await run(a_hub())
     assert but(second, "unchanged") == []
