@@ -160,12 +160,11 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What one stage call did. `superseded` counts older waiting versions that gave way (order `latest`)."""
+    """What one stage call did."""
 
     staged: int = 0
     unchanged: int = 0
     parked: int = 0
-    superseded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +185,7 @@ class LeasedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The fenced right to send the head records of one lane until `until_us` on the database's clock."""
+    """The fenced right to send the head records of one lane, for the time that its claim asked for."""
 
     lane: int
     token: int

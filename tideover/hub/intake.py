@@ -97,5 +97,4 @@ def add(one: Staged, other: Staged) -> Staged:
         staged=one.staged + other.staged,
         unchanged=one.unchanged + other.unchanged,
         parked=one.parked + other.parked,
-        superseded=one.superseded + other.superseded,
     )
