@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
@@ -502,6 +504,21 @@ async def test_migrate_again_and_at_the_same_time_is_harmless(database_url: str)
     for store in stores:
         await store.check_schema()
         await store.close()
+
+
+async def test_open_a_new_file_while_another_process_holds_its_journal_waits_for_it(tmp_path: Path) -> None:
+    held = sqlite3.connect(tmp_path / "hub.db", isolation_level=None, check_same_thread=False)
+    held.execute("create table other (id integer)")
+    held.execute("begin immediate")
+    store = Store(open_database(f"sqlite:///{tmp_path / 'hub.db'}"))
+    migrating = asyncio.create_task(store.migrate())
+    while not (await asyncio.wait({migrating}, timeout=0.2))[0]:
+        if held.in_transaction:
+            held.execute("rollback")
+    held.close()
+    await migrating
+    await store.check_schema()
+    await store.close()
 
 
 async def test_replay_of_an_older_version_under_latest_gives_way_to_the_newer_one(hub: Hub) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,23 @@ class Database(Protocol):
         ...
 
 
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to the write-ahead log, waiting for others that open the new file at the same moment.
+
+    SQLite doesn't call its busy handler while it changes the journal's mode: it gives up at once. So the wait is here.
+    """
+    give_up = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
+        else:
+            return
+
+
 class SqliteDatabase:
     """A file."""
 
@@ -101,7 +119,7 @@ class SqliteDatabase:
         def _prepare(raw: Any, _: Any) -> None:
             connection: sqlite3.Connection = raw
             connection.isolation_level = None  # SQLAlchemy's BEGIN below is the only one
-            connection.execute("pragma journal_mode = wal")
+            _enter_wal(connection)
             connection.execute("pragma synchronous = full")
             connection.execute("pragma busy_timeout = 30000")
             connection.execute("pragma cache_size = -65536")
