@@ -15,7 +15,8 @@ import orjson
 from bench.figures import percentile
 from bench.places import Place, fill, http_connector, hub_config, record, running
 from bench.sink import running_sink
-from tideover.hub.delivery import Delivery, Ending
+from tideover.hub.delivery import Delivery
+from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
 from tideover.model import Accepted, Outgoing
 from tideover.staging.stage import Batch

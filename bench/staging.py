@@ -13,7 +13,7 @@ from tideover.policy.breaker import BreakerRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging.database import Transaction
-from tideover.staging.leases import Claim
+from tideover.staging.desks import Claim
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch, CursorMove
 from tideover.staging.store import Store
@@ -128,8 +128,7 @@ def _settle_down(place: Place, store: Store) -> None:
 
 async def _claim(store: Store, hot: int | None) -> list[Lease]:
     lanes, depth = (CYCLE // 10, 10) if hot else (CYCLE, 10)
-    _, leases = await store.claim(Claim(ROUTE, SYSTEM, Order.BLOCK, lanes, depth, 60 * SECOND_US))
-    return leases
+    return list((await store.claim(Claim(ROUTE, {SYSTEM: lanes}, Order.BLOCK, depth, 60 * SECOND_US))).leases)
 
 
 async def _settle(store: Store, leases: list[Lease]) -> int:

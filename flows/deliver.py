@@ -17,7 +17,7 @@ from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, show
 from tasks import drain, hub
 from tideover.errors import HubUnavailable
-from tideover.hub.delivery import Progress
+from tideover.hub.progress import Progress
 from tideover.hub.runtime import Runtime
 from tideover.staging import reports
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from tideover.hub.delivery import Ending, Progress
+from tideover.hub.progress import Ending, Progress
 
 Counts = dict[str, Any]  # names to numbers and words: what a run's state carries
 

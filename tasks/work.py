@@ -17,7 +17,8 @@ from tasks.retries import DELAYS_S, JITTER, is_worth_another_try
 from tasks.session import hub
 from tideover.hub import intake, upkeep
 from tideover.hub import replay as replaying
-from tideover.hub.delivery import Delivery, Progress
+from tideover.hub.delivery import Delivery
+from tideover.hub.progress import Progress
 from tideover.hub.intake import Extract
 from tideover.hub.probing import probe_system
 from tideover.hub.replay import Replayed

@@ -16,6 +16,7 @@ from tideover.model import (
     Outcome,
     Outgoing,
     Page,
+    Rejected,
     Unknown,
     Unsent,
 )
@@ -27,7 +28,9 @@ Answer = Callable[[Outgoing], Outcome]
 class FakeSystem:
     """Takes records, and keeps the effect of each: once per idempotency key where it `honours_keys`.
 
-    `answer` decides on each record; `loses_answer` commits it first. `gate` holds every call while it is not set.
+    `answer` decides on each record; `loses_answer` commits it first. `open` holds every call while it is not set.
+    `void_outcome` is what a void is told; `None`: the system has none. `voids` holds the id and reference of each that
+    was asked for, `voided` the effects that were taken back.
     """
 
     answer: Answer = lambda _: Accepted()
@@ -39,6 +42,9 @@ class FakeSystem:
     look_ups: int = 0
     pages_left: list[list[JsonObject]] = field(default_factory=list)
     loses_answer: bool = False
+    void_outcome: Outcome | None = field(default_factory=Accepted)
+    voids: list[tuple[str, str | None]] = field(default_factory=list)
+    voided: list[Outgoing] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -59,6 +65,11 @@ class FakeSystem:
 
     def keys_in_order(self) -> list[str]:
         return [effect.key for effect in self.effects]
+
+    def standing(self) -> list[Outgoing]:
+        """The effects that were not taken back."""
+        gone = {effect.id for effect in self.voided}
+        return [effect for effect in self.effects if effect.id not in gone]
 
     async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
         self.calls += 1
@@ -81,7 +92,21 @@ class FakeSystem:
 
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
         self.look_ups += 1
-        return Found("found") if any(e.id == record.id for e in self.effects) else Missing()
+        return Found("found") if any(e.id == record.id for e in self.standing()) else Missing()
+
+    def can_void(self, operation: str) -> bool:
+        return self.void_outcome is not None
+
+    async def void(
+        self, operation: str, record: Outgoing, reference: str | None, deadline: float | None = None
+    ) -> Outcome:
+        if self.void_outcome is None:
+            return Rejected("no_void")
+        self.voids.append((record.id, reference))
+        await self.open.wait()
+        if isinstance(self.void_outcome, Accepted):
+            self.voided += [effect for effect in self.standing() if effect.id == record.id]
+        return self.void_outcome
 
     async def probe(self) -> Outcome:
         return self.probe_outcome or Unsent("no_probe")

@@ -17,7 +17,8 @@ from sqlalchemy import make_url
 from tideover.bootstrap import open_hub
 from tideover.connectors.http.access import Access, ApiKey, Auth, Basic, Bearer, OAuth2ClientCredentials
 from tideover.hub import intake, overview
-from tideover.hub.delivery import Delivery, Progress
+from tideover.hub.delivery import Delivery
+from tideover.hub.progress import Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import Staged
 from tideover.staging.reports import RouteAudit

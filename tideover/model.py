@@ -128,15 +128,19 @@ HUNG = "timeout"  # the Unknown code of a call that was never answered
 INTERRUPTED = "interrupted"  # the Unknown code of a call that we broke off ourselves: nobody's fault
 
 
+NORMAL = 3  # the priority of what has none of its own
+PRIORITIES = (1, 2, 3, 4, 5)
+
 # --- records ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A mapped record on its way into the staging table. `payload` is the JSON text that the target will get."""
+    """A mapped record on its way into the staging table. `payload` is its JSON text; `priority` from 1 (first) to 5."""
 
     key: str
     payload: bytes
+    priority: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ class Staged:
 class LeasedRecord:
     """One record under a lease, in lane order. `in_doubt`: an earlier attempt's outcome is unknown.
 
-    `fault` says why the stored payload can't be read; such a record is parked, never sent.
+    `fault` says why it can't be sent at all, as `fault_code` in words; such a record is parked, never sent.
     """
 
     id: str
@@ -181,19 +185,27 @@ class LeasedRecord:
     staged_us: int
     in_doubt: bool
     fault: str = ""
+    fault_code: str = "corrupt"
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The fenced right to send the head records of one lane, for the time that its claim asked for."""
+    """The fenced right to send the head records of one lane to one system, for the time that its claim asked for.
+
+    `is_backup`: a provider that is preferred for its head could not have it; `is_canary`: the only record that a
+    provider on its way back gets for now.
+    """
 
     lane: int
     token: int
     route: str
+    system: str
     attempts: int
     doubted_us: int  # when the oldest unknown attempt began; 0 when none is in doubt
     doubt_age_s: float  # how long ago that was when the lease was given
     records: Sequence[LeasedRecord]
+    is_backup: bool = False
+    is_canary: bool = False
 
 
 # --- sources ------------------------------------------------------------------------------------------------

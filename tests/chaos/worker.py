@@ -21,7 +21,8 @@ from tests.twinhubs import TwinSecrets
 from tideover.bootstrap import open_hub
 from tideover.errors import HubUnavailable, SourceError
 from tideover.hub import intake
-from tideover.hub.delivery import Delivery, Progress
+from tideover.hub.delivery import Delivery
+from tideover.hub.progress import Progress
 from tideover.hub.runtime import Runtime
 
 READ_EVERY_S = 0.05

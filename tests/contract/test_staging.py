@@ -33,7 +33,7 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import reports
 from tideover.staging.database import open_database
-from tideover.staging.leases import Claim
+from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
@@ -68,8 +68,8 @@ class Hub:
         return await self.store.stage(Batch(route, "crm", records, move=move))
 
     async def claim(self, lanes: int = 100, depth: int = 10, lease_s: float = 60, route: str = "orders") -> list[Lease]:
-        _, leases = await self.store.claim(Claim(route, "erp", self.order, lanes, depth, int(lease_s * SECOND_US)))
-        return leases
+        wish = Claim(route, {"erp": lanes}, self.order, depth, int(lease_s * SECOND_US))
+        return list((await self.store.claim(wish)).leases)
 
     async def settle(self, *reports: LaneReport) -> Settled:
         rules = {"orders": RouteRule(self.order, self.retry)}
@@ -220,8 +220,8 @@ async def test_in_doubt_lane_is_claimed_only_for_the_system_it_is_pinned_to(hub:
     [lease] = await hub.claim()
     await hub.settle(report(lease, Unknown("server_error"), doubt=1))
     hub.clock.move(100)
-    _, elsewhere = await hub.store.claim(Claim("orders", "backup", Order.BLOCK, 10, 1, SECOND_US))
-    assert elsewhere == []
+    elsewhere = await hub.store.claim(Claim("orders", {"backup": 10}, Order.BLOCK, 1, SECOND_US))
+    assert elsewhere.leases == []
     [again] = await hub.claim()
     assert again.records[0].in_doubt
 
@@ -342,8 +342,8 @@ async def test_failures_in_a_row_open_the_breaker_for_every_worker(hub: Hub) -> 
     leases = await hub.claim()
     settled = await hub.settle(*(report(lease, Unsent("refused")) for lease in leases[:3]))
     assert settled.gate.state is State.OPEN
-    gate, more = await hub.store.claim(Claim("orders", "erp", Order.BLOCK, 10, 1, SECOND_US))
-    assert (gate.state, more) == (State.OPEN, [])
+    more = await hub.store.claim(Claim("orders", {"erp": 10}, Order.BLOCK, 1, SECOND_US))
+    assert (more.gates["erp"].state, more.leases) == (State.OPEN, [])
     [outage] = await hub.store.report(lambda tx: reports.outages(tx, 5))
     assert (outage.reason, outage.restored_us) == ("unreachable", 0)
     announced = await hub.store.unannounced()

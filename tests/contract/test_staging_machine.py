@@ -50,7 +50,7 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, Park, RouteRule
 from tideover.staging import schema
 from tideover.staging.database import Transaction, open_database
-from tideover.staging.leases import Claim
+from tideover.staging.desks import Claim
 from tideover.staging.parking import Parked, Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
@@ -190,13 +190,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(who=WORKER, depth=st.integers(1, 3))
     def claim(self, who: int, depth: int) -> None:
-        gate, leases = self.do(self.store.claim(self._wish(depth)))
+        claimed = self.do(self.store.claim(self._wish(depth)))
+        gate, leases = claimed.gates[SYSTEM], list(claimed.leases)
         assert gate.lets_through or not leases
         self._note_claim(leases, depth)
         self.hands[who].leases.extend(leases)
 
     def _wish(self, depth: int, lanes: int = 100) -> Claim:
-        return Claim(ROUTE, SYSTEM, self.order, lanes, depth, LEASE_S * SECOND_US)
+        return Claim(ROUTE, {SYSTEM: lanes}, self.order, depth, LEASE_S * SECOND_US)
 
     def _note_claim(self, leases: list[Lease], depth: int) -> None:
         for lease in leases:
@@ -257,7 +258,8 @@ class StoreMachine(RuleBasedStateMachine):
     def deliver(self, depth: int) -> None:
         """A whole turn without a mishap of the worker's own, when what backed off is due: claim, send, settle."""
         self.clock.move(self.luck.choice([0, 4, 4]))
-        gate, leases = self.do(self.store.claim(self._wish(depth)))
+        claimed = self.do(self.store.claim(self._wish(depth)))
+        gate, leases = claimed.gates[SYSTEM], list(claimed.leases)
         assert gate.lets_through or not leases
         self._note_claim(leases, depth)
         ending = self.luck.choice([None, *ENDINGS])  # of all of them, as when the system is down
@@ -344,7 +346,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         self.do(self.store.restore_storm(SYSTEM))
         self._adopt_restored()
-        _, leases = self.do(self.store.claim_probe(self._wish(1, lanes=1)))
+        leases = self.do(self.store.claim_probe(self._wish(1, lanes=1), SYSTEM))
         self._note_claim(leases, 1)
         self._settle([self._worked_off(it, is_probe=True) for it in leases])
         self.do(self.store.release_probe(SYSTEM, slot))
@@ -507,8 +509,8 @@ async def _stage(store: Store, *pairs: tuple[str, object]) -> None:
 
 
 async def _claim(store: Store, order: Order = Order.BLOCK) -> list[Lease]:
-    _, leases = await store.claim(Claim(ROUTE, SYSTEM, order, 10, 10, LEASE_S * SECOND_US))
-    return sorted(leases, key=lambda lease: lease.records[0].key)
+    claimed = await store.claim(Claim(ROUTE, {SYSTEM: 10}, order, 10, LEASE_S * SECOND_US))
+    return sorted(claimed.leases, key=lambda lease: lease.records[0].key)
 
 
 async def _settle(store: Store, lease: Lease, outcome: Outcome, order: Order = Order.BLOCK, **said: Any) -> None:
@@ -568,7 +570,7 @@ async def test_storm_that_restores_a_parked_record_in_doubt_leaves_it_in_doubt(s
     assert (await _one_parked(store)).in_doubt
     await _settle(store, second, Rejected("SCHEMA"))
     assert await store.parked(Selection()) == []
-    _, leases = await store.claim_probe(Claim(ROUTE, SYSTEM, Order.BLOCK, 10, 1, SECOND_US))
+    leases = await store.claim_probe(Claim(ROUTE, {SYSTEM: 1}, Order.BLOCK, 1, SECOND_US), SYSTEM)
     again, _ = sorted(leases, key=lambda it: it.records[0].key)
     assert (again.records[0].in_doubt, again.doubted_us) == (True, 77)
 

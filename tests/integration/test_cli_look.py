@@ -192,7 +192,9 @@ def test_trace_of_what_a_vendor_wrote_can_not_drive_the_terminal(hub: CliHub) ->
 # --- without Prefect, and without a database --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["audit"], ["trace", "A-1"], ["check"], ["parked"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["audit"], ["trace", "A-1"], ["check"], ["parked"], ["reconciliation"], ["--help"]]
+)
 def test_looking_never_imports_prefect(troubled: CliHub, arguments: list[str]) -> None:
     script = (
         "import sys\n"
@@ -208,7 +210,7 @@ def test_looking_never_imports_prefect(troubled: CliHub, arguments: list[str]) -
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("command", ["status", "audit", "parked", "migrate"])
+@pytest.mark.parametrize("command", ["status", "audit", "parked", "reconciliation", "migrate"])
 def test_a_database_that_refuses_ends_with_3_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

@@ -13,8 +13,9 @@ from tests.fakes import FakeSystem
 from tests.hubs import hub_config, running
 from tideover.errors import Refused
 from tideover.hub import intake, overview
-from tideover.hub.delivery import Delivery, Ending, Progress
+from tideover.hub.delivery import Delivery
 from tideover.hub.probing import probe_system
+from tideover.hub.progress import Ending, Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import (
     CREDENTIALS,
@@ -31,7 +32,7 @@ from tideover.model import (
 )
 from tideover.policy.breaker import State
 from tideover.staging import reports
-from tideover.staging.leases import Claim
+from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
 
@@ -345,7 +346,7 @@ async def test_f24_worker_that_vanished_between_send_and_settle_leaves_one_effec
     rt: Runtime, erp: FakeSystem, clock: Clock
 ) -> None:
     await stage(rt, "a")
-    _, [lease] = await rt.store.claim(Claim("orders", "erp", Order.BLOCK, 10, 10, 10 * SECOND_US))
+    [lease] = (await rt.store.claim(Claim("orders", {"erp": 10}, Order.BLOCK, 10, 10 * SECOND_US))).leases
     [record] = lease.records
     await erp.send("take", [Outgoing(record.id, record.key, record.payload)])  # and then the process is gone
     clock.ahead_us += 11 * SECOND_US

@@ -15,7 +15,8 @@ from tests.twinhubs import ORDERS, TwinSecrets, audited, deliver, read, twin_hub
 from tideover.connectors.http.access import ApiKey
 from tideover.errors import AccessError, SourceError, SourceLoop
 from tideover.hub import intake, overview, replay
-from tideover.hub.delivery import Delivery, Ending
+from tideover.hub.delivery import Delivery
+from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
 from tideover.policy.breaker import State
 from tideover.staging.parking import Selection

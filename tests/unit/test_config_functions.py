@@ -72,3 +72,23 @@ def test_functions_when_checked_are_named_with_their_lines(folder: Path) -> None
     )
     (found,) = check_functions(load_hub(hub_file), hub_file)
     assert (found.line, found.column, found.key) == (9, 25, "routes.one.mapping.function")
+
+
+def test_check_when_a_provider_s_function_is_missing_names_its_line(folder: Path) -> None:
+    hub_file = folder / "hub.yaml"
+    hub_file.write_text(
+        "name: acme\n"
+        "systems:\n"
+        "  crm: {block: a-b/c, rest: {streams: {s: {path: /s}}, operations: {o: {path: /o}}}}\n"
+        "  erp: {block: a-b/d, rest: {operations: {o: {path: /o}}}}\n"
+        "groups:\n"
+        "  both:\n"
+        "    providers:\n"
+        "      - {system: crm, mapping: {function: mappings_a:to_invoice}}\n"
+        "      - {system: erp, mapping: {function: mappings_a:nope}}\n"
+        "routes:\n"
+        "  one: {source: {system: crm, stream: s}, target: {group: both, operation: o}, key: id}\n",
+        encoding="utf-8",
+    )
+    (found,) = check_functions(load_hub(hub_file), hub_file)
+    assert (found.line, found.key) == (9, "groups.both.providers[1].mapping.function")

@@ -25,7 +25,7 @@ HUB: dict[str, Any] = {
             "resolve": "lookup",
             "breaker": {"open_for": "5s", "max_open": "5m"},
             "timeouts": {"total": "60s"},
-            "limits": {"record": "1MB"},
+            "limits": {"record": "1MB", "rate": "200/1m"},
             "rest": {
                 "headers": {"Accept": "x"},
                 "streams": {"s": {"path": "/s", "pagination": {"type": "cursor", "next": "next"}}},
@@ -35,7 +35,13 @@ HUB: dict[str, Any] = {
         },
         "erp": {"block": "a-b/d"},
     },
-    "groups": {"g": {"providers": ["crm", "erp"]}},
+    "groups": {
+        "g": {
+            "providers": ["crm", {"system": "erp", "when": "a", "mapping": {"fields": {"a": "b"}}}],
+            "live_share": "2%",
+            "failback": {"dwell": "60s", "canary": 3},
+        }
+    },
     "routes": {
         "r": {
             "source": {"system": "crm", "stream": "s"},
@@ -43,6 +49,9 @@ HUB: dict[str, Any] = {
             "key": "id",
             "mapping": {"fields": {"a": "b"}, "required": ["a"]},
             "schedule": {"cron": "0 0 * * *", "timezone": "UTC"},
+            "priority": 2,
+            "on_unknown": "reroute",
+            "max_hold": "10m",
             "retry": {"base": "1s", "cap": "5m"},
         }
     },

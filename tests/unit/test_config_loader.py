@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tideover.config.loader import Report, check_hub, load_hub, staging_path
-from tideover.config.models import Cron, Every
+from tideover.config.models import Cron, Every, Failback, Group, Mapping, Provider
+from tideover.config.units import Rate
 from tideover.errors import ConfigError
 from tideover.model import Resolve
 
@@ -114,6 +115,44 @@ HALF_VALID = [
      "systems.erp.rest.errors[0].status", "needs at least 100"),
     ("routes:", "groups: {shipping: {providers: [crm]}}\nroutes:", 14, "groups.shipping.providers",
      "at least 2 entries"),
+    ("routes:", "groups: {g: {providers: [crm, Erp_1]}}\nroutes:", 14, "groups.g.providers[1]",
+     'the text "Erp_1" is no name'),
+    ("routes:", "groups: {g: {providers: [crm, {system: Erp_1}]}}\nroutes:", 14, "groups.g.providers[1].system",
+     'the text "Erp_1" is no name'),
+    ("routes:", "groups: {g: {providers: [crm, 5]}}\nroutes:", 14, "groups.g.providers[1]",
+     "the number 5 is no provider (write the name of a system, or `system:`"),
+    ("routes:", "groups: {g: {providers: [crm, [erp]]}}\nroutes:", 14, "groups.g.providers[1]", "is no provider"),
+    ("routes:", "groups: {g: {providers: [crm, null]}}\nroutes:", 14, "groups.g.providers[1]", "is empty"),
+    ("routes:", "groups: {g: {providers: crm}}\nroutes:", 14, "groups.g.providers", "needs a list"),
+    ("routes:", "groups: {g: {providers: [crm, {when: a}]}}\nroutes:", 14, "groups.g.providers[1].system",
+     "is missing"),
+    ("routes:", "groups: {g: {providers: [crm, {systm: erp}]}}\nroutes:", 14, "groups.g.providers[1].systm",
+     "is no key of a provider (did you mean `system`?"),
+    ("routes:", "groups: {g: {providers: [crm, {system: erp, when: 'a = b'}]}}\nroutes:", 14,
+     "groups.g.providers[1].when", "compare with `==`"),
+    ("routes:", "groups: {g: {providers: [crm, {system: erp, mapping: {fields: {a: b-c}}}]}}\nroutes:", 14,
+     "groups.g.providers[1].mapping.fields.a", "no minus"),
+    ("routes:", "groups: {g: {providers: [crm, erp], live_share: 2}}\nroutes:", 14, "groups.g.live_share",
+     "the number 2 is not a share (write a percentage from 0% to 50%"),
+    ("routes:", "groups: {g: {providers: [crm, erp], live_share: 60%}}\nroutes:", 14, "groups.g.live_share",
+     'the text "60%" is not a share'),
+    ("routes:", "groups: {g: {providers: [crm, erp], max_pause: 60}}\nroutes:", 14, "groups.g.max_pause",
+     "is not a duration"),
+    ("routes:", "groups: {g: {providers: [crm, erp], failback: {canary: 0}}}\nroutes:", 14, "groups.g.failback.canary",
+     "needs at least 1"),
+    ("routes:", "groups: {g: {providers: [crm, erp], failback: {canary: 101}}}\nroutes:", 14,
+     "groups.g.failback.canary", "needs at most 100"),
+    ("routes:", "groups: {g: {providers: [crm, erp], failback: {dwel: 1m}}}\nroutes:", 14, "groups.g.failback.dwel",
+     "is no key of `failback` (did you mean `dwell`?"),
+    ("tideover-bearer/erp\n", "a-b/c\n    limits: {rate: 200}\n", 10, "systems.erp.limits.rate",
+     "the number 200 is not a rate (write calls and window"),
+    ("tideover-bearer/erp\n", "a-b/c\n    limits: {rate: 5/60d}\n", 10, "systems.erp.limits.rate",
+     "longer than 31 days"),
+    (KEY, KEY + "    priority: 0\n", 19, "routes.orders-to-erp.priority",
+     "the number 0 is no priority (write 1 (first) to 5 (last)"),
+    (KEY, KEY + "    priority: 6\n", 19, "routes.orders-to-erp.priority", "the number 6 is no priority"),
+    (KEY, KEY + "    priority: '2'\n", 19, "routes.orders-to-erp.priority", "without quotes"),
+    (KEY, KEY + "    priority: order-rank\n", 19, "routes.orders-to-erp.priority", "no minus"),
     (KEY, "", 15, "routes.orders-to-erp.key", "is missing (The business key"),
     (KEY, "    key: '{{ id }}'\n", 18, "routes.orders-to-erp.key", "there is no template engine"),
     (KEY, KEY + "    shedule: {every: 5m}\n", 19, "routes.orders-to-erp.shedule", "did you mean `schedule`?"),
@@ -188,6 +227,51 @@ def test_schedule_when_valid_is_the_kind_that_was_written(tmp_path: Path) -> Non
 
     assert schedule("{every: 5m}") == Every(every="5m")  # type: ignore[arg-type]
     assert schedule("{cron: '0 6 * * 1-5'}") == Cron(cron="0 6 * * 1-5")
+
+
+GROUP = """\
+groups:
+  both:
+    providers:
+      - crm
+      - system: erp
+        when: "weight_kg <= `30`"
+        mapping: {fields: {reference: order_id}}
+    live_share: 0.5%
+    failback: {dwell: 2m, max_dwell: 30m, canary: 5, ramp: 0s}
+    max_pause: 10s
+routes:
+"""
+
+
+def test_group_when_providers_are_short_and_long_has_them_in_order(tmp_path: Path) -> None:
+    hub = load_hub(written(tmp_path, replaced("routes:\n", GROUP)))
+    long = Provider(system="erp", when="weight_kg <= `30`", mapping=Mapping(fields={"reference": "order_id"}))
+    assert hub.groups["both"].providers == [Provider(system="crm"), long]
+    assert hub.groups["both"].systems == hub.systems_of("both") == ["crm", "erp"]
+    assert hub.groups["both"].live_share == pytest.approx(0.005)
+    assert hub.groups["both"].failback == Failback(dwell="2m", max_dwell="30m", canary=5, ramp="0s")  # type: ignore[arg-type]
+    assert hub.groups["both"].max_pause == 10.0
+
+
+def test_group_when_it_names_only_providers_has_the_defaults(tmp_path: Path) -> None:
+    hub = load_hub(written(tmp_path, replaced("routes:\n", "groups: {both: {providers: [crm, erp]}}\nroutes:\n")))
+    assert hub.groups["both"] == Group(providers=["crm", "erp"])  # type: ignore[list-item]
+    both = hub.groups["both"]
+    assert (both.live_share, both.max_pause) == (0.02, 60.0)
+    assert (both.failback.dwell, both.failback.max_dwell, both.failback.canary, both.failback.ramp) == (60, 3600, 3, 60)
+
+
+@pytest.mark.parametrize(("text", "priority"), [("", 3), ("    priority: 2\n", 2), ("    priority: rank\n", "rank")])
+def test_priority_when_written_is_a_rank_or_an_expression(tmp_path: Path, text: str, priority: int | str) -> None:
+    assert load_hub(written(tmp_path, GOOD + text)).routes["orders-to-erp"].priority == priority
+
+
+def test_rate_when_written_is_calls_and_window(tmp_path: Path) -> None:
+    text = replaced("tideover-bearer/erp\n", "tideover-bearer/erp\n    limits: {rate: 200/1m}\n")
+    hub = load_hub(written(tmp_path, text))
+    assert hub.systems["erp"].limits.rate == Rate(calls=200, window_s=60.0)
+    assert hub.systems["crm"].limits.rate is None
 
 
 PRESET = """\

@@ -49,6 +49,13 @@ BROKEN = [
     ("[one, two]", "[one, tow]", 16, "groups.shipping.providers[1]", "did you mean `two`?"),
     ("[one, two]", "[one, one]", 16, "groups.shipping.providers[1]", "is there twice"),
     ("[one, two]", "[one, two, shipping]", 16, "groups.shipping.providers[2]", "groups don't nest"),
+    ("[one, two]", "[one, {system: tow}]", 16, "groups.shipping.providers[1].system", "did you mean `two`?"),
+    ("[one, two]", "[one, {system: one, when: a}]", 16, "groups.shipping.providers[1].system", "is there twice"),
+    ("[one, two]", "[{system: shipping}, one, two]", 16, "groups.shipping.providers[0].system", "groups don't nest"),
+    ("[one, two]", "[one, two], failback: {dwell: 2m, max_dwell: 1m}", 16, "groups.shipping.failback.max_dwell",
+     "write at least 2m"),
+    ("[one, two]", "[one, two], failback: {dwell: 2h}", 16, "groups.shipping.failback.dwell",
+     "`max_dwell` (1h) is shorter than `dwell`"),
     ("routes:", "  crm: {providers: [one, two]}\nroutes:", 17, "groups.crm", "also the name of a system"),
     (", lookup: {path: '/s/{key}'}", "", 10, "systems.one.rest.operations.ship", "has no `lookup`"),
     (", idempotency_field: ref", "", 14, "systems.two.rest.operations.ship", "neither `idempotency_header`"),
@@ -73,6 +80,12 @@ BROKEN = [
 DOUBTFUL = [
     ("groups:", "  lone: {block: a-b/c}\ngroups:", 15, "systems.lone", "no route uses this system"),
     ("routes:", "  spare: {providers: [two, one]}\nroutes:", 17, "groups.spare", "no route delivers to this group"),
+    ("[one, two]", "[{system: one, when: a}, {system: two, when: b}]", 16, "groups.shipping.providers",
+     "leave `when` out of the last one"),
+    ("key: id", "key: id\n    max_hold: 5m", 22, "routes.ship.max_hold", "has no effect without `on_unknown: reroute`"),
+    ("key: id", "key: id\n    rto: 29s", 22, "routes.ship.rto", "shorten their `timeouts.read`"),
+    ("key: id", "key: id\n    on_unknown: reroute", 22, "routes.ship.on_unknown",
+     'operation "ship" of one, two has no `void`'),
     ("rest: {streams", "rest: {headers: {X-A: '${A}'}, streams", 6, "systems.crm.rest.headers.X-A",
      "nothing fills it in"),
     ("idempotency_field: ref", "idempotency_header: K, bulk: {path: /b, size: 2}", 14,
@@ -122,6 +135,51 @@ def test_target_without_probe_or_a_way_to_resolve_is_doubtful(tmp_path: Path) ->
     report = check(tmp_path, "resolve: key", "resolve: none")
     assert [(p.line, p.key) for p in report.warnings] == [(11, "systems.two")]
     assert "parked for a person" in str(report.warnings[0])
+
+
+REROUTE = ("key: id", "key: id\n    on_unknown: reroute")
+UNRESOLVING = ("resolve: key", "resolve: none")
+VOIDS = [("path: /s, lookup", "path: /s, void: {path: '/v/{key}'}, lookup"),
+         ("idempotency_field: ref", "idempotency_field: ref, void: {path: '/v/{key}'}")]  # fmt: skip
+SHARE = ("[one, two]", "[one, two], live_share: 1%")
+# several replacements, a key, and words of its warning; None where there is none
+FAILOVER = [
+    ([SHARE, UNRESOLVING], "groups.shipping.live_share", "has no effect for two"),
+    ([SHARE], "groups.shipping.live_share", None),
+    ([UNRESOLVING], "groups.shipping.live_share", None),
+    ([("[one, two]", "[one, two], live_share: 0%"), UNRESOLVING], "groups.shipping.live_share", None),
+    ([("[one, two]", "[two, one], live_share: 1%"), UNRESOLVING], "groups.shipping.live_share", None),
+    ([("[one, two]", "[one, two, crm], live_share: 26%"), ("breaker: {}", "resolve: natural")],
+     "groups.shipping.live_share", "leaves one less than half"),
+    ([("[one, two]", "[one, two], live_share: 50%")], "groups.shipping.live_share", None),
+    ([("[one, two]", "[{system: one, when: a}, two]")], "groups.shipping.providers", None),
+    ([REROUTE, *VOIDS], "routes.ship.on_unknown", None),
+    ([REROUTE, VOIDS[0]], "routes.ship.on_unknown", 'operation "ship" of two has no `void`'),
+    ([REROUTE, *VOIDS, ("resolve: lookup", "resolve: none")], "routes.ship.on_unknown",
+     "no provider of shipping can be asked"),
+    ([REROUTE, *VOIDS, ("resolve: lookup", "resolve: natural"), (", lookup: {path: '/s/{key}'}", "")],
+     "routes.ship.on_unknown", "describe the `lookup`"),
+    (VOIDS, "routes.ship.on_unknown", None),
+    ([REROUTE, ("key: id", "key: id\n    max_hold: 5m")], "routes.ship.max_hold", None),
+    ([("key: id", "key: id\n    rto: 30s")], "routes.ship.rto", None),
+    ([("key: id", "key: id\n    rto: 9s"), ("resolve: key", "resolve: key\n    timeouts: {read: 8s}")],
+     "routes.ship.rto", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("replacements", "key", "words"), FAILOVER)
+def test_failover_when_doubtful_is_a_warning_that_says_why(
+    tmp_path: Path, replacements: list[tuple[str, str]], key: str, words: str | None
+) -> None:
+    text = HUB
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "hub.yaml"
+    path.write_text(text, encoding="utf-8")
+    found = [str(p) for p in check_hub(path).warnings if p.key == key]
+    assert len(found) == (words is not None)
+    assert all((words or "") in text and text.endswith(")") for text in found)
 
 
 @pytest.mark.parametrize(("old", "new", "line", "key", "words"), DOUBTFUL)

@@ -21,10 +21,18 @@ staging: {sqlite: tideover.db}
 systems:
   crm:
     block: a-b/c
-    limits: {response: 10MB}
+    limits: {response: 10MB, rate: 200/1m}
     rest:
       streams: {s: {path: /s, pagination: {type: cursor, next: next}}}
       operations: {o: {path: /o}}
+  erp: {block: a-b/d, rest: {operations: {o: {path: /o}}}}
+groups:
+  g:
+    providers:
+      - crm
+      - {system: erp, when: a, mapping: {fields: {a: b}}}
+    live_share: 2%
+    failback: {dwell: 60s, canary: 3, ramp: 0s}
 routes:
   r:
     source: {system: crm, stream: s}
@@ -32,6 +40,7 @@ routes:
     key: id
     schedule: {every: 5m}
     retention: 30d
+    priority: 2
 """
 
 
@@ -55,6 +64,20 @@ def test_reference_when_it_links_links_to_a_section() -> None:
     anchors = {"".join(c for c in title if c.isalnum() or c in "_-") for title in titles}
     assert len(anchors) == len(titles)
     assert {part.split(")")[0] for part in text.split("](#")[1:]} <= anchors
+
+
+def test_reference_when_a_model_stands_twice_names_both_places() -> None:
+    text = reference_markdown()
+    assert text.count("## `routes.<name>.mapping`") == 1
+    assert "Also at `groups.<name>.providers[].mapping`." in text
+    assert "list of name or [mappings](#groupsnameproviders), at least 2" in text
+
+
+def test_schema_when_generated_completes_a_provider_as_name_and_as_mapping() -> None:
+    schema = json_schema()
+    name, mapping = schema["$defs"]["Group"]["properties"]["providers"]["items"]["anyOf"]
+    assert name["type"] == "string"
+    assert list(schema["$defs"][mapping["$ref"].rpartition("/")[2]]["properties"]) == ["system", "when", "mapping"]
 
 
 def test_schema_when_generated_is_valid_and_described() -> None:
@@ -86,6 +109,22 @@ def test_schema_when_defaults_are_written_validates_them() -> None:
         ("type: cursor", "type: curser", False),
         ("key: id", "kee: id", False),
         ("  crm:", "  Crm_1:", False),
+        ("- crm", "- {system: crm}", True),
+        ("- crm", "- Crm_1", False),
+        ("- crm", "- {when: a}", False),
+        ("- crm", "- {system: crm, wen: a}", False),
+        ("- crm", "- 5", False),
+        ("2%", "50%", True),
+        ("2%", "0.25%", True),
+        ("2%", "51%", False),
+        ("2%", "2", False),
+        ("canary: 3", "canary: 0", False),
+        ("200/1m", "5/s", True),
+        ("200/1m", "200", False),
+        ("200/1m", "0/m", False),
+        ("priority: 2", "priority: rank", True),
+        ("priority: 2", "priority: 6", False),
+        ("priority: 2", "priority: [2]", False),
     ],
 )
 def test_schema_when_applied_agrees_with_the_loader(tmp_path: Path, old: str, new: str, is_valid: bool) -> None:

@@ -1,4 +1,4 @@
-"""Durations, sizes, names and expressions: what is read back, and what is refused."""
+"""Durations, sizes, shares, rates, names and expressions: what is read back, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tideover.config.expressions import check_expression
+from tideover.config.expressions import check_expression, check_priority
 from tideover.config.names import check_block, check_dotted, check_file, check_name, check_variable
 from tideover.config.rest import check_path
-from tideover.config.units import format_duration, format_size, parse_duration, parse_size
+from tideover.config.units import (
+    Rate,
+    format_duration,
+    format_rate,
+    format_share,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_share,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +39,73 @@ def test_duration_when_unclear_or_endless_is_refused(text: object) -> None:
 def test_size_when_unclear_or_endless_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match=r"size|1000GB"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("0%", 0.0), ("2%", 0.02), ("0.5%", 0.005), ("50%", 0.5), ("50.0%", 0.5)])
+def test_share_when_it_is_a_percentage_is_a_fraction(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "%", "2 %", "-1%", "51%", "50.1%", "100%", "1e1%", "٥%", "2%%", 0.02, 2, None]
+)
+def test_share_when_unclear_or_over_half_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a share; write a percentage from 0% to 50%"):
+        parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("5/s", Rate(5, 1.0)), ("20/10s", Rate(20, 10.0)), ("200/1m", Rate(200, 60.0)), ("5000/1h", Rate(5000, 3600.0)),
+        ("100000/1d", Rate(100_000, 86_400.0)), (" 9/31d ", Rate(9, 2_678_400.0)), (Rate(7, 1.0), Rate(7, 1.0)),
+    ],
+)  # fmt: skip
+def test_rate_when_it_has_calls_and_window_is_both(text: object, rate: Rate) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "/s", "0/s", "05/s", "-5/s", "2.5/s", "5/0s", "5/1.5s", "5/ms", "5/w", "5 / s", "5/sec", "٥/s", "5/32d",
+     "5/9999999d", "9" * 10 + "/s", 5, None],
+)  # fmt: skip
+def test_rate_when_unclear_or_endless_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match=r"is not a rate; write|longer than 31 days; write"):
+        parse_rate(text)
+
+
+@given(st.integers(0, 5000))
+def test_share_when_formatted_reads_back(hundredths: int) -> None:
+    assert parse_share(format_share(hundredths / 10_000)) == pytest.approx(hundredths / 10_000)
+
+
+@given(st.integers(1, 10**9 - 1), st.integers(1, 31 * 86_400))
+def test_rate_when_formatted_reads_back(calls: int, seconds: int) -> None:
+    rate = Rate(calls, float(seconds))
+    assert parse_rate(format_rate(rate)) == rate
+
+
+def test_rate_when_formatted_has_the_largest_unit_that_fits() -> None:
+    rates = [Rate(200, 60.0), Rate(5, 1.0), Rate(9, 90.0), Rate(2, 86_400.0)]
+    assert [format_rate(rate) for rate in rates] == ["200/1m", "5/1s", "9/90s", "2/1d"]
+
+
+@pytest.mark.parametrize("value", [1, 3, 5, "rank", "urgent && `1` || `3`"])
+def test_priority_when_a_rank_or_an_expression_is_kept(value: object) -> None:
+    assert check_priority(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "1 (first) to 5 (last), or"), (6, "1 (first)"), (True, "no priority"), (2.0, "no priority"),
+     ([1], "no priority"), (None, "no priority"), ("3", "without quotes"), ("-1", "without quotes"),
+     ("a-b", "no minus"), ("", "empty")],
+)  # fmt: skip
+def test_priority_when_neither_is_refused_in_plain_words(value: object, words: str) -> None:
+    with pytest.raises(ValueError, match="; ") as caught:
+        check_priority(value)
+    assert words in str(caught.value)
 
 
 @given(st.integers(0, 10**9))

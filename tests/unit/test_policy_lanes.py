@@ -7,7 +7,7 @@ from itertools import groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tideover.model import NewRecord, content_hash, record_id
+from tideover.model import NORMAL, NewRecord, content_hash, record_id
 from tideover.policy.lanes import Intake, LaneTail, place
 
 FRESH = LaneTail(born_us=1_000, last_seq=0, last_hash=b"")
@@ -39,7 +39,7 @@ def test_place_after_older_records_goes_on_counting_from_the_tail() -> None:
     tail = LaneTail(1_000, 7, content_hash(b"A"))
     intake = staged("B", "C", tail=tail)
     assert [p.seq for p in intake.placed] == [8, 9]
-    assert intake.tails == {1: LaneTail(1_000, 9, content_hash(b"C"))}
+    assert intake.tails == {1: LaneTail(1_000, 9, content_hash(b"C"), NORMAL)}
 
 
 def test_place_of_an_empty_payload_in_a_fresh_lane_is_a_record() -> None:

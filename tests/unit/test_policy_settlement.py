@@ -74,6 +74,7 @@ def planned(reports: Sequence[LaneReport], rows: Sequence[LaneRow], breaker: Bre
         reports,
         {of.id: of for of in rows},
         breaker or Breaker(),
+        system="erp",
         rules=RULES,
         breaker_rule=BREAKER_RULE,
         now_us=NOW_US,

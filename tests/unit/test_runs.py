@@ -47,7 +47,7 @@ def held(
         leased(seq, in_doubt=seq <= doubt, lane=lane, fault="altered" if seq == fault_at else "")
         for seq in range(1, count + 1)
     ]
-    lease = Lease(lane, 7, "orders", 0, DOUBTED_US if doubt else 0, age_s if doubt else 0.0, records)
+    lease = Lease(lane, 7, "orders", "erp", 0, DOUBTED_US if doubt else 0, age_s if doubt else 0.0, records)
     return Held(lease, deadline, claimed_at=0.0)
 
 
@@ -82,6 +82,14 @@ class Script:
         self.now += self.call_s
         await self._hang()
         return self.found.pop(0)
+
+    def can_void(self, operation: str) -> bool:
+        return False
+
+    async def void(
+        self, operation: str, record: Outgoing, reference: str | None, deadline: float | None = None
+    ) -> Outcome:
+        return Rejected("no_void")
 
     async def _hang(self) -> None:
         if self.hangs is not None:

@@ -19,6 +19,7 @@ from tideover.cli import (
     parked,
     prefect_project,
     project,
+    reconciliation,
     replaying,
     status,
     tracing,
@@ -83,6 +84,7 @@ def _register() -> None:
     )
     groups: tuple[tuple[str, str, Command | None, dict[str, Command]], ...] = (
         ("parked", LOOK, parked.parked, {"show": parked.show, "release": parked.release}),
+        ("reconciliation", LOOK, reconciliation.reconciliation, {"settle": reconciliation.settle}),
         ("blocks", SET_UP, None, {"apply": prefect_project.apply}),
         ("twins", TRY, twins.serve, _TWINS),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from tideover.cli.frame import Cli
 from tideover.cli.parked import as_json as parked_as_json
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from tideover.staging.reports import TracedRecord
 
 _STATES = {"delivered": "green", "waiting": "yellow", "in flight": "cyan", "in doubt": "bold yellow"}
-_OUTCOMES = {"accepted": "green", "rejected": "bold red", "missing": "dim"}
+_OUTCOMES = {"accepted": "green", "found": "green", "rejected": "bold red", "missing": "dim"}
+# What is part of the story but no call, so that it has no outcome of its own.
+_MARKS = {
+    "rerouted": ("may go elsewhere", "bold yellow"),
+    "raised": ("needs a person", "bold red"),
+    "by_person": ("settled by a person", "green"),
+}
 
 
 async def trace(
@@ -131,14 +138,21 @@ def _timeline(r: TracedRecord, parked: Parked | None) -> Table:
         rows.add_row(
             _clock(a.began_us, r.staged_us),
             f"+{span(max(a.began_us - r.staged_us, 0) / SECOND_US)}",
-            line((a.kind.replace("_", "-"), "dim"), " ", (a.outcome, _OUTCOMES.get(a.outcome, "yellow"))),
+            _what(a),
             cell(a.system),
-            span(a.took_us / SECOND_US),
+            "" if a.kind in _MARKS else span(a.took_us / SECOND_US),
             cell(_detail(a)),
         )
     if parked is not None:
         _add_parked(rows, parked, r.staged_us)
     return rows
+
+
+def _what(attempt: Any) -> Text:  # Any: as in `_detail`
+    if attempt.kind in _MARKS:
+        return line(_MARKS[attempt.kind])
+    kind = (attempt.kind.replace("_", "-"), "dim")
+    return line(kind, " ", (attempt.outcome, _OUTCOMES.get(attempt.outcome, "yellow")))
 
 
 def _add_parked(rows: Table, p: Parked, from_us: int) -> None:

@@ -47,13 +47,30 @@ class Document:
     spots: dict[Path, Spot]
 
     def problem(self, path: Path, what: str, mend: str = "", *, at_key: bool = False) -> Problem:
-        """A problem at the value of `path`, or at its key; where there is none, at the nearest key above."""
-        known = path
+        """A problem at the value of `path`, or at its key; where there is none, at the nearest key above.
+
+        What is wrong inside the long form of a value is wrong with its short form, where the file has that.
+        """
+        path = known = self._written(path)
         while known not in self.spots:
             known = known[:-1]
         spot = self.spots[known]
         line, column = spot.key if at_key or known != path else spot.value
         return Problem(spot.file, line, column, dotted(spot.path + path[len(known) :]), what, mend)
+
+    def _written(self, path: Path) -> Path:
+        """The path up to the first text: nothing stands inside a text."""
+        value: object = self.value
+        for n, step in enumerate(path):
+            if isinstance(value, str):
+                return path[:n]
+            if isinstance(value, dict):
+                value = value.get(step)
+            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+                value = value[step]
+            else:
+                return path
+        return path
 
     def in_order(self, problems: list[Problem]) -> list[Problem]:
         """Each problem once: this file's first, then the others', by line and column."""

@@ -41,6 +41,16 @@ def check_expression(value: str) -> str:
     return value
 
 
+def check_priority(value: object) -> object:
+    """The priority itself: 1 to 5, or an expression. Raises `ValueError`, as `what; how to mend it`."""
+    if isinstance(value, str) and not value.strip().lstrip("-").isdigit():
+        return check_expression(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 5:
+        return value
+    unquoted = ", without quotes" if isinstance(value, str) else ""
+    raise ValueError(f"is no priority; write 1 (first) to 5 (last){unquoted}, or a JMESPath expression that gives one")
+
+
 def _calls(node: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Each function called in a syntax tree, and with how many arguments."""
     if node["type"] == "function_expression":

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path as FilePath
 
-from tideover.config.document import Document, Spot
-from tideover.config.models import Hub
+from tideover.config.document import Document, Path, Spot
+from tideover.config.models import Hub, Mapping
 from tideover.config.strict_yaml import read_yaml
 from tideover.errors import ConfigError, Problem
 from tideover.model import JsonObject
@@ -34,15 +34,23 @@ def check_functions(hub: Hub, hub_file: FilePath) -> list[Problem]:
     except ConfigError:  # the file changed since it was loaded; the problems still stand, without their lines
         document = Document(str(hub_file), {}, {(): Spot(str(hub_file), (), (0, 0), (0, 0))})
     problems = []
-    for name, route in hub.routes.items():
-        if route.mapping.function is None:
+    for path, mapping in _mappings(hub):
+        if mapping.function is None:
             continue
         try:
-            load_function(route.mapping.function, hub_file.resolve().parent)
+            load_function(mapping.function, hub_file.resolve().parent)
         except NoFunction as error:
-            path = ("routes", name, "mapping", "function")
-            problems.append(document.problem(path, error.what, error.mend))
+            problems.append(document.problem((*path, "function"), error.what, error.mend))
     return document.in_order(problems)
+
+
+def _mappings(hub: Hub) -> Iterator[tuple[Path, Mapping]]:
+    """Every mapping of the hub, with its place: the providers' and the routes'."""
+    for name, group in hub.groups.items():
+        for n, provider in enumerate(group.providers):
+            yield ("groups", name, "providers", n, "mapping"), provider.mapping
+    for name, route in hub.routes.items():
+        yield ("routes", name, "mapping"), route.mapping
 
 
 def load_function(dotted: str, folder: FilePath) -> MappingFunction:

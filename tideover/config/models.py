@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
+from pydantic_core import CoreSchema
 
-from tideover.config.expressions import Expression
-from tideover.config.names import BlockName, DottedFunction, FilePath, Name, VariableName
+from tideover.config.expressions import Expression, check_priority
+from tideover.config.names import NAME_SCHEMA, BlockName, DottedFunction, FilePath, Name, VariableName
 from tideover.config.rest import Limits, Rest, Strict, Timeouts
-from tideover.config.units import Duration
-from tideover.model import Order, Resolve
+from tideover.config.units import Duration, Share
+from tideover.model import JsonObject, Order, Resolve
 
 
 class Breaker(Strict):
@@ -44,35 +45,20 @@ class System(Strict):
     timeouts: Timeouts = Timeouts()
     """How long one call may take."""
     limits: Limits = Limits()
-    """What one worker may ask of the system at a time."""
+    """What may be asked of the system: by one worker at a time, and with `rate` by all workers together."""
     breaker: Breaker = Breaker()
     """When the hub stops calling the system."""
-
-
-class Group(Strict):
-    """Providers of one capability, in order of preference. Checked, but not yet acted on: a route to a group goes to
-    its first provider, and waits while that is down."""
-
-    providers: list[Name] = Field(min_length=2)
-    """Systems that can each do what the group is for; the first is preferred."""
-
-
-class Source(Strict):
-    """Where a route's records come from."""
-
-    system: Name
-    """One of `systems`."""
-    stream: str
-    """One of the system's streams."""
 
 
 class Mapping(Strict):
     """How a source record becomes what the target takes; without any, it goes as it is."""
 
     fields: dict[str, Expression] | None = None
-    """Each field of the target record, as a JMESPath expression over the source record."""
+    """Each field of the target record, as a JMESPath expression over the source record; for a provider, over the
+    staged one."""
     required: list[str] = Field(default_factory=list)
-    """Fields that must not be null; a record that lacks one is parked at intake."""
+    """Fields that must not be null; a record that lacks one is parked: at intake, or for a provider before it is sent
+    there."""
     function: DottedFunction | None = None
     """A Python function `(record: dict) -> dict | None`; `None` leaves the record out."""
 
@@ -86,6 +72,81 @@ class Mapping(Strict):
                 f"`required` names {', '.join(unknown)}, which `fields` does not have; add or correct them"
             )
         return self
+
+
+class Provider(Strict):
+    """One system of a failover group. Where it needs none of the other keys, its name alone is enough."""
+
+    system: Name
+    """One of `systems`."""
+    when: Expression | None = None
+    """Which records it takes, as a JMESPath expression over the staged record: what the route's mapping made.
+    Without it, every record."""
+    mapping: Mapping = Mapping()
+    """How the staged record becomes what this provider takes; without any, it goes as it is."""
+
+
+def long_form(value: object) -> object:
+    """A provider that is written as a mere name, as a mapping. Raises `ValueError`, as `what; how to mend it`."""
+    if isinstance(value, str):
+        return {"system": value}
+    if value is None or isinstance(value, dict | Provider):
+        return value
+    raise ValueError("is no provider; write the name of a system, or `system:` and the other keys on lines below it")
+
+
+class _OrName:
+    """Allows a name beside the mapping in the JSON Schema, as `long_form` does in the file."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonObject:
+        return {"anyOf": [dict(NAME_SCHEMA), handler(schema)]}
+
+
+class Failback(Strict):
+    """How a provider that was down gets its records back: it must be well for a while, prove itself with a few
+    records, and then gets more and more."""
+
+    dwell: Duration = 60.0
+    """How long a provider must be well again before it gets records back."""
+    max_dwell: Duration = 3600.0
+    """Each relapse doubles the dwell, up to this."""
+    canary: int = Field(default=3, ge=1, le=100)
+    """How many records are sent one at a time before the ramp."""
+    ramp: Duration = 60.0
+    """From a tenth of the records to all of them, over this time. `0s`: all at once."""
+
+
+class Group(Strict):
+    """Providers of one capability, in order of preference. A record goes to the first that takes it and is well; while
+    none is, it waits.
+
+    What certainly never reached a provider goes to the next one at once. Of what may have reached it, the provider is
+    asked first; the route's `on_unknown` says what happens while it can't be."""
+
+    providers: list[Annotated[Provider, BeforeValidator(long_form), _OrName()]] = Field(min_length=2)
+    """Systems that can each do what the group is for; the first is preferred. `carrier-a` is short for
+    `{system: carrier-a}`."""
+    live_share: Share = 0.02
+    """The share of records that goes to each backup all the time, as one that is never used fails when it is
+    needed: `0%` to `50%`. A backup with `resolve: none` gets no such records."""
+    failback: Failback = Failback()
+    """How a provider that was down gets its records back."""
+    max_pause: Duration = 60.0
+    """How long a throttled provider is waited for before its records go to another, where the route has no `rto`."""
+
+    @property
+    def systems(self) -> list[str]:
+        """The names of the providers, in order of preference."""
+        return [provider.system for provider in self.providers]
+
+
+class Source(Strict):
+    """Where a route's records come from."""
+
+    system: Name
+    """One of `systems`."""
+    stream: str
+    """One of the system's streams."""
 
 
 class Target(Strict):
@@ -169,6 +230,9 @@ class Route(Strict):
     """What a parked record means for later records of the same key. `block`: they wait for it. `skip`: it is stepped
     over. `latest`: as skip, and an undelivered older version gives way to a newer one. `none`: order does not matter;
     today as skip."""
+    priority: Annotated[Annotated[int, Field(ge=1, le=5)] | Expression, BeforeValidator(check_priority)] = 3
+    """Whose records go first where a target can't take all at once: from 1 (first) to 5 (last), for all of the route's
+    records, or as a JMESPath expression over the source record that gives one of them."""
     schedule: Schedule | None = None
     """When `sync` runs by itself: `every: 5m`, or `cron:` with a `timezone`."""
     rto: Duration | None = None
@@ -180,9 +244,13 @@ class Route(Strict):
     retry: Retry = Retry()
     """How a record is tried again whose attempts fail while its system is well."""
     on_unknown: Literal["hold", "reroute"] = "hold"
-    """For failover groups: what to do with an unknown outcome while its provider can't be asked."""
+    """For failover groups: what becomes of a record that may have reached a provider, while that provider can't be
+    asked. `hold`: it waits until it can be asked. `reroute`: after `max_hold` it goes to another provider, and is
+    written to the reconciliation; once the first one can be asked and has it too, the loser is voided, by a person
+    where the system has no `void`."""
     max_hold: Duration = 3600.0
-    """With `on_unknown: reroute`: how long an unknown outcome is held before it is rerouted."""
+    """With `on_unknown: reroute`: how long a record whose outcome is unknown waits for its provider before it goes to
+    another."""
     accepts_duplicates: bool = False
     """True: an unknown outcome that can't be resolved is sent again instead of parked."""
 
@@ -245,7 +313,7 @@ class Hub(Strict):
 
     def systems_of(self, target: str) -> list[str]:
         """The systems behind a target, in order of preference."""
-        return list(self.groups[target].providers) if target in self.groups else [target]
+        return self.groups[target].systems if target in self.groups else [target]
 
     @property
     def targets(self) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -20,6 +22,7 @@ _NAMES = {
     "DeliverSettings": "`deliver`",
     "Limits": "`limits`",
     "Timeouts": "`timeouts`",
+    "Failback": "`failback`",
 }
 
 
@@ -67,12 +70,31 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def all_models() -> list[type[BaseModel]]:
     """Every model of the file, each before those inside it, in reading order."""
-    return list(dict.fromkeys(_below(Hub)))
+    return list(places())
 
 
-def _below(model: type[BaseModel]) -> list[type[BaseModel]]:
-    inner = [found for field in model.model_fields.values() for found in models_in(field.annotation)]
-    return [model, *(deeper for found in inner for deeper in _below(found))]
+@cache
+def places() -> dict[type[BaseModel], list[str]]:
+    """Every model of the file, in reading order, with each place where it stands, as `systems.<name>.rest`.
+
+    A model that stands in several places comes where it is furthest out, and that place is its first.
+    """
+    found = list(_below(Hub, ()))
+    ordered: dict[type[BaseModel], list[str]] = {}
+    for model, steps in found:
+        everywhere = sorted((other for same, other in found if same is model), key=len)
+        if steps == everywhere[0]:
+            ordered[model] = [".".join(place) for place in everywhere]
+    return ordered
+
+
+def _below(model: type[BaseModel], steps: tuple[str, ...]) -> Iterator[tuple[type[BaseModel], tuple[str, ...]]]:
+    yield model, steps
+    for key, field in model.model_fields.items():
+        kinds = {get_origin(member) for member in members(field.annotation)}
+        suffix = ("<name>",) if dict in kinds else ()
+        for inner in models_in(field.annotation):
+            yield from _below(inner, (*steps, f"{key}[]" if list in kinds else key, *suffix))
 
 
 def steps_to(loc: tuple[str | int, ...], kind: str) -> list[Step]:

@@ -46,6 +46,7 @@ def check_relations(hub: Hub) -> list[Finding]:
         found += _check_target(hub, name, route)
         found += _check_schedule(name, route)
         found += _check_promises(hub, name, route)
+        found += _check_failover(hub, name, route)
     found += _check_deliver(hub)
     found += _check_resolving(hub)
     found += _check_probes(hub)
@@ -107,9 +108,9 @@ def _check_group(hub: Hub, name: str) -> Iterator[Finding]:
     if name in hub.systems:
         what = "is also the name of a system, so a target of this name would mean both"
         yield Finding(path, what, "give the group the name of what it does, such as shipping", at_key=True)
-    providers = hub.groups[name].providers
+    providers = hub.groups[name].systems
     for n, provider in enumerate(providers):
-        here = (*path, "providers", n)
+        here = (*path, "providers", n, "system")
         if provider in providers[:n]:
             yield Finding(here, f'"{provider}" is there twice', "name each provider once")
         elif provider not in hub.systems and provider in hub.groups:
@@ -117,6 +118,34 @@ def _check_group(hub: Hub, name: str) -> Iterator[Finding]:
         elif provider not in hub.systems:
             mend = nearest(provider, list(hub.systems), kind="systems")
             yield Finding(here, f'there is no system "{provider}"', mend, rests_on=(("systems", provider),))
+    yield from _check_sharing(hub, name)
+
+
+def _check_sharing(hub: Hub, name: str) -> Iterator[Finding]:
+    """Which records a group's providers get, and when."""
+    path, group = ("groups", name), hub.groups[name]
+    failback = group.failback
+    if failback.max_dwell < failback.dwell:
+        key = "max_dwell" if "max_dwell" in failback.model_fields_set else "dwell"
+        what = f"`max_dwell` ({format_duration(failback.max_dwell)}) is shorter than `dwell`"
+        mend = f"write at least {format_duration(failback.dwell)}, or a shorter `dwell`"
+        yield Finding((*path, "failback", key), what, mend)
+    if all(provider.when is not None for provider in group.providers):
+        what = "have a `when`, all of them: a record that fits none is parked"
+        mend = "leave `when` out of the last one, if it takes every record"
+        yield Finding((*path, "providers"), what, mend, at_key=True, is_warning=True)
+    backups = [system for system in group.systems[1:] if system in hub.systems]
+    unresolving = [system for system in backups if hub.systems[system].resolve is Resolve.NONE]
+    sharing = len(backups) - len(unresolving)
+    if group.live_share * sharing > 0.5:
+        what = f"leaves {group.systems[0]} less than half of the records, though it is preferred"
+        mend = f"each of {sharing} backups gets this share; make it smaller"
+        yield Finding((*path, "live_share"), what, mend, rests_on=((*path, "providers"),), is_warning=True)
+    if "live_share" in group.model_fields_set and group.live_share > 0 and unresolving:
+        what = f"has no effect for {', '.join(unresolving)}: with `resolve: none`, each lost answer needs a person"
+        mend = "give it another `resolve`, or write `live_share: 0%`"
+        rests_on = tuple(("systems", system) for system in unresolving)
+        yield Finding((*path, "live_share"), what, mend, rests_on=(*rests_on, (*path, "providers")), is_warning=True)
 
 
 def _check_source(hub: Hub, name: str, route: Route) -> Iterator[Finding]:
@@ -173,6 +202,9 @@ def _check_promises(hub: Hub, name: str, route: Route) -> Iterator[Finding]:
         key = "base" if "base" in retry.model_fields_set else "cap"
         what = f"`base` ({format_duration(retry.base)}) is longer than `cap` ({format_duration(retry.cap)})"
         yield Finding((*path, "retry", key), what, "the first wait can't be longer than the longest")
+    if "max_hold" in route.model_fields_set and route.on_unknown != "reroute":
+        what, mend = "has no effect without `on_unknown: reroute`", "write that too, or remove this"
+        yield Finding((*path, "max_hold"), what, mend, rests_on=((*path, "on_unknown"),), is_warning=True)
     system = hub.systems.get(route.target.system or "")
     if system is None:
         return
@@ -187,6 +219,42 @@ def _check_promises(hub: Hub, name: str, route: Route) -> Iterator[Finding]:
     if route.order is Order.NONE and system.resolve is Resolve.NATURAL:
         what = f"lets an older version of a record overwrite a newer one in {route.target.name}"
         yield Finding((*path, "order"), what, "`order: latest` is as fast for upserts", is_warning=True)
+
+
+def _check_failover(hub: Hub, name: str, route: Route) -> Iterator[Finding]:
+    """What a route to a group asks for, against what the group's providers allow."""
+    group = hub.groups.get(route.target.group or "")
+    if group is None:
+        return
+    path = ("routes", name)
+    providers = {system: hub.systems[system] for system in group.systems if system in hub.systems}
+    rests_on = (("groups", route.target.name), *(("systems", system) for system in providers))
+    reads = [system.timeouts.read for system in providers.values()]
+    if route.rto is not None and reads and route.rto < min(reads):
+        what = f"is shorter than the read timeout of every provider, {format_duration(min(reads))} or more"
+        mend = "allow more, or shorten their `timeouts.read`: until then, nobody knows that a provider hangs"
+        yield Finding((*path, "rto"), what, mend, rests_on=rests_on, is_warning=True)
+    if route.on_unknown == "reroute":
+        yield from _check_rerouting(hub, name, route, group.systems)
+
+
+def _check_rerouting(hub: Hub, name: str, route: Route, systems: list[str]) -> Iterator[Finding]:
+    """What is left to people where a record may be at two providers: to find that out, and to undo one."""
+    here, operation = ("routes", name, "on_unknown"), route.target.operation
+    calls = {system: hub.systems[system].rest.operations.get(operation) for system in systems if system in hub.systems}
+    known = {system: call for system, call in calls.items() if call is not None}
+    if len(known) < len(systems):
+        return
+    rests_on = (("groups", route.target.name), *(("systems", system) for system in systems))
+    if not any(call.lookup and hub.systems[system].resolve is not Resolve.NONE for system, call in known.items()):
+        what = f"leaves every rerouted record to a person: no provider of {route.target.name} can be asked"
+        mend = "describe the `lookup` of their operations, or write `on_unknown: hold`"
+        yield Finding(here, what, mend, rests_on=rests_on, is_warning=True)
+    lasting = [system for system, call in known.items() if call.void is None]
+    if lasting:
+        what = f"may book twice, and {named('operation', operation)} of {', '.join(lasting)} has no `void`"
+        mend = "describe `void` there, or a person has to undo a double booking"
+        yield Finding(here, what, mend, rests_on=rests_on, is_warning=True)
 
 
 def _check_resolving(hub: Hub) -> Iterator[Finding]:
@@ -230,7 +298,7 @@ def _check_probes(hub: Hub) -> Iterator[Finding]:
 def _check_unused(hub: Hub) -> Iterator[Finding]:
     targets = set(hub.targets)
     used = targets | {route.source.system for route in hub.routes.values()}
-    used |= {provider for group in hub.groups.values() for provider in group.providers}
+    used |= {provider for group in hub.groups.values() for provider in group.systems}
     for name in hub.systems.keys() - used:
         mend = "remove it, or add a route"
         rests_on = (("routes",), ("groups",))

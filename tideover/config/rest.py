@@ -1,7 +1,7 @@
 """The declarative description of a REST API: what a preset holds, and what `systems.<name>.rest` may say itself.
 
 Expressions are JMESPath over the decoded JSON of an answer. Paths may hold `{key}` and `{id}`: the record's
-business key and idempotency key, percent-encoded.
+business key and idempotency key, percent-encoded. A void may hold `{reference}` too: the provider's own id of it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tideover.config.expressions import Expression
-from tideover.config.units import Duration, Size
+from tideover.config.units import Duration, Rate, Size
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_OF_RECORD = ("{key}", "{id}")
+_OF_VOID = (*_OF_RECORD, "{reference}")
+_NEVER_GONE = (401, 403, 408, 425, 429)  # statuses that are about the caller or the moment
 
 
 class Strict(BaseModel):
@@ -25,18 +28,47 @@ class Strict(BaseModel):
 
 def check_path(value: str) -> str:
     """The path itself. Raises `ValueError`, as `what; how to mend it`."""
+    return _checked_path(value, _OF_RECORD)
+
+
+def check_void_path(value: str) -> str:
+    """The path itself, which may name the provider's reference. Raises `ValueError`, as `what; how to mend it`."""
+    return _checked_path(value, _OF_VOID)
+
+
+def check_void_text(value: str) -> str:
+    """A field's text itself. Raises `ValueError`, as `what; how to mend it`, for a placeholder that there is not."""
+    return _checked_places(value, _OF_VOID, "a void's field")
+
+
+def check_gone(value: int) -> int:
+    """The status itself. Raises `ValueError`, as `what; how to mend it`, if it can't be about one thing's absence."""
+    if value in _NEVER_GONE:
+        raise ValueError("does not say that a thing is gone; remove it")
+    return value
+
+
+def _checked_path(value: str, places: tuple[str, ...]) -> str:
     if not value.startswith("/") or value.startswith("//") or "\\" in value:
         raise ValueError(
             "is no path; begin it with one slash, as in /v3/orders: the host belongs in the system's block"
         )
-    unknown = sorted(set(_PLACEHOLDER.findall(value)) - {"{key}", "{id}"})
+    return _checked_places(value, places, "a path" if places is _OF_RECORD else "a void's path")
+
+
+def _checked_places(value: str, places: tuple[str, ...], holder: str) -> str:
+    unknown = sorted(set(_PLACEHOLDER.findall(value)) - set(places))
     if unknown:
-        raise ValueError(f"has {', '.join(unknown)}, which nothing fills in; a path may hold {{key}} and {{id}}")
+        allowed = f"{', '.join(places[:-1])} and {places[-1]}"
+        raise ValueError(f"has {', '.join(unknown)}, which nothing fills in; {holder} may hold {allowed}")
     return value
 
 
 UrlPath = Annotated[str, AfterValidator(check_path), Field(min_length=1)]
+VoidPath = Annotated[str, AfterValidator(check_void_path), Field(min_length=1)]
+VoidText = Annotated[str, AfterValidator(check_void_text)]
 StatusCode = Annotated[int, Field(ge=100, le=599)]
+GoneCode = Annotated[int, Field(ge=400, le=499), AfterValidator(check_gone)]
 Method = Literal["POST", "PUT", "PATCH"]
 
 
@@ -165,6 +197,31 @@ class LookUpCall(Strict):
     """Where the answer names the provider's own id."""
 
 
+class VoidCall(Strict):
+    """How to undo what an accepted call did. Its answers are read as the operation's own, but for what is said here."""
+
+    path: VoidPath
+    """Where the call goes, from the system's base address; it may hold `{key}`, `{id}` and `{reference}`, the
+    provider's own id, which the accepted call's answer or a look-up named."""
+    method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
+    """The HTTP method."""
+    body: dict[str, VoidText] | None = None
+    """The fields of the body; values may hold `{key}`, `{id}` and `{reference}`. Without it, there is no body."""
+    ok: Expression | None = None
+    """True of a 2xx answer that really means undone, where the status alone can't be trusted. Write it so that a
+    second void is true as well."""
+    gone: list[GoneCode] = Field(default_factory=lambda: [404, 410])
+    """Statuses that mean that there is nothing left to undo, which is as good as undone. Empty where the system
+    answers so only to a reference that it never gave. A rule of `errors` that fits goes before."""
+
+    @model_validator(mode="after")
+    def _names_what_it_undoes(self) -> VoidCall:
+        texts = (self.path, *(self.body or {}).values())
+        if not any(place in text for text in texts for place in _OF_VOID):
+            raise ValueError("names nothing that is undone; write {reference}, {key} or {id} in its `path` or `body`")
+        return self
+
+
 class Operation(Strict):
     """Something a system can be asked to do with one record."""
 
@@ -175,7 +232,9 @@ class Operation(Strict):
     idempotency_header: str | None = None
     """The header that carries the idempotency key, such as `Idempotency-Key`."""
     idempotency_field: str | None = None
-    """The field of the body that carries it, where the system wants it there."""
+    """The field of the record that carries it, where the system wants it in the body."""
+    wrap: str | None = None
+    """The key under which the body of a single call holds the record; without it, the body is the record."""
     ok: Expression | None = None
     """True of a 2xx answer that really means accepted, where the status alone can't be trusted. A 2xx that is
     not JSON, or is cut short, is an unknown outcome either way."""
@@ -185,10 +244,16 @@ class Operation(Strict):
     """Where an error's answer names its reason, as a short code."""
     detail: Expression = "errors[0].message || error.message || message"
     """Where an error's answer explains itself to people."""
+    retry_codes: list[str] = Field(default_factory=list)
+    """Codes of rejections that are the system's fault and not the record's: it is sent again. They count for
+    single calls, voids, and batches that are refused as a whole; `bulk` has its own for single results. A rule of
+    `errors` that fits goes before."""
     bulk: Bulk | None = None
     """One call that carries many records, where the system has one. A single record goes the single way."""
     lookup: LookUpCall | None = None
     """How to ask whether the system has a record: what `resolve: lookup` needs."""
+    void: VoidCall | None = None
+    """How to undo an accepted call: cancel a label, refund a payment."""
 
 
 class ErrorRule(Strict):
@@ -260,10 +325,12 @@ class Timeouts(Strict):
 
 
 class Limits(Strict):
-    """What one worker may ask of a system at a time."""
+    """What may be asked of a system: by one worker at a time, and with `rate` by all workers together."""
 
     concurrency: int = Field(default=16, ge=1, le=1000)
     """Calls in flight at once, from one worker."""
+    rate: Rate | None = None
+    """How many records may be sent to the system per window, by all workers together, such as `200/1m`."""
     response: Size = 10_000_000
     """The largest answer that is read, raw or decompressed. A longer one is cut off: unknown for a delivery, an
     error for a source."""

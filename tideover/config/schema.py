@@ -12,28 +12,39 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import cache
 from pathlib import Path as FilePath
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from tideover.config.expressions import check_expression
-from tideover.config.models import Hub
-from tideover.config.names import check_block, check_dotted, check_file, check_name, check_variable
-from tideover.config.outline import all_models, members, models_in
-from tideover.config.rest import check_path
-from tideover.config.units import Duration, Size, format_duration, format_size
+from tideover.config.models import Hub, long_form
+from tideover.config.names import NAME_SCHEMA, check_block, check_dotted, check_file, check_name, check_variable
+from tideover.config.outline import all_models, members, models_in, places
+from tideover.config.rest import check_path, check_void_path
+from tideover.config.units import (
+    RATE_PATTERN,
+    Duration,
+    Share,
+    Size,
+    format_duration,
+    format_rate,
+    format_share,
+    format_size,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = FilePath("docs/configuration.md")
 
-_DURATION_PATTERN: str = get_args(Duration)[-1].json_schema["pattern"]
-_SIZE_PATTERN: str = get_args(Size)[-1].json_schema["pattern"]
-_NAME_PATTERN = "^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+_QUANTITIES: dict[str, tuple[str, Callable[[Any], str]]] = {  # by the pattern of each: its word, and how it is written
+    get_args(Duration)[-1].json_schema["pattern"]: ("duration", format_duration),
+    get_args(Size)[-1].json_schema["pattern"]: ("size", format_size),
+    get_args(Share)[-1].json_schema["pattern"]: ("share", format_share),
+    RATE_PATTERN: ("rate", format_rate),
+}
 _TEXTS: dict[Any, str] = {  # pydantic's validators are of many callable types
     check_expression: "expression",
     check_name: "name",
@@ -42,6 +53,8 @@ _TEXTS: dict[Any, str] = {  # pydantic's validators are of many callable types
     check_variable: "variable",
     check_file: "file",
     check_path: "path",
+    check_void_path: "path",
+    long_form: "name",
 }
 _NAMED = ("systems", "groups", "routes")
 
@@ -55,6 +68,7 @@ Everything that `hub.yaml` may hold, in reading order. `tideover check` names ev
 * **Keys** that are not listed here are refused, as are duplicate keys, anchors, aliases, tags and merge keys.
 * **Words** are what they look like: only `true` and `false` are truth values; `NO`, `on` and `12:30:00` are text.
 * **Durations** have units: `250ms`, `90s`, `5m`, `1h30m`, `30d`. **Sizes** too: `64kB`, `10MB`, `1GiB`.
+* **Shares** are percentages: `2%`, `0.5%`. **Rates** are calls per window: `5/s`, `20/10s`, `200/1m`, `9000/1d`.
 * **Names** are lower-case letters, digits and single hyphens, at most 60: `orders-to-erp`.
 * **Expressions** are [JMESPath](https://jmespath.org). There is no template engine, and nothing is expanded.
 * **Secrets** belong in Prefect blocks, which are named by type and name: `tideover-bearer/crm`.
@@ -69,7 +83,7 @@ def json_schema() -> dict[str, Any]:
     schema = Hub.model_json_schema(mode="validation")
     _tidy(schema)
     for key in _NAMED:
-        schema["properties"][key]["propertyNames"] = {"pattern": _NAME_PATTERN, "maxLength": 60}
+        schema["properties"][key]["propertyNames"] = dict(NAME_SCHEMA)
     return {"$schema": DIALECT, **schema, "title": "tideover's hub.yaml"}
 
 
@@ -86,33 +100,15 @@ def _tidy(node: object) -> None:
     if isinstance(default, dict) or (default is None and "default" in node):
         del node["default"]
     elif isinstance(default, int | float) and not isinstance(default, bool):
-        patterns = {part.get("pattern") for part in (node, *node.get("anyOf", ()))}
-        if _DURATION_PATTERN in patterns:
-            node["default"] = format_duration(float(default))
-        elif _SIZE_PATTERN in patterns:
-            node["default"] = format_size(int(default))
+        for pattern in {part.get("pattern") for part in (node, *node.get("anyOf", ()))} & _QUANTITIES.keys():
+            node["default"] = _QUANTITIES[pattern][1](default)
     for part in node.values():
         _tidy(part)
 
 
 def reference_markdown() -> str:
     """The reference of all keys: one section for each model, in reading order."""
-    places = _places()
-    return "\n".join([_INTRODUCTION, *(_section(model, places[model]) for model in all_models())])
-
-
-@cache
-def _places() -> dict[type[BaseModel], str]:
-    """The first place in the file where each model stands, as `systems.<name>.rest`."""
-    places: dict[type[BaseModel], str] = {Hub: ""}
-    for model in all_models():
-        prefix = f"{places[model]}." if places[model] else ""
-        for key, field in model.model_fields.items():
-            kinds = {get_origin(member) for member in members(field.annotation)}
-            suffix = ".<name>" if dict in kinds else "[]" if list in kinds else ""
-            for inner in models_in(field.annotation):
-                places.setdefault(inner, f"{prefix}{key}{suffix}")
-    return places
+    return "\n".join([_INTRODUCTION, *(_section(model) for model in all_models())])
 
 
 def _variant(model: type[BaseModel]) -> str:
@@ -120,15 +116,18 @@ def _variant(model: type[BaseModel]) -> str:
     tag = model.model_fields.get("type")
     if tag:
         return f"type: {get_args(tag.annotation)[0]}"
-    is_alone = list(_places().values()).count(_places()[model]) == 1
+    is_alone = [standing[0] for standing in places().values()].count(places()[model][0]) == 1
     return "" if is_alone else next(iter(model.model_fields))
 
 
-def _section(model: type[BaseModel], place: str) -> str:
+def _section(model: type[BaseModel]) -> str:
+    place, *others = places()[model]
     variant = f" with `{_variant(model)}`" if _variant(model) else ""
     title = f"`{place}`{variant}" if place else "The file"
     text = model.__doc__ or model.model_fields["type"].description or ""
     lines = [f"## {title}", "", _paragraphs(text), ""]
+    if others:
+        lines += [f"Also at {', '.join(f'`{other}`' for other in others)}.", ""]
     lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     schema = model.model_json_schema()
     schema = schema.get("properties") or schema["$defs"][model.__name__]["properties"]
@@ -155,19 +154,17 @@ def _paragraphs(text: str) -> str:
 
 
 def _type(field: FieldInfo, schema: dict[str, Any]) -> str:
-    kinds = list(dict.fromkeys(_kind(member, schema) for member in members(field.annotation)))
-    kind = " or ".join(kinds)
-    if "text" in kind:
-        kind = kind.replace("text", _text_kind([field.annotation, *field.metadata]))
+    kind, *others = dict.fromkeys(_kind(member, schema) for member in members(field.annotation))
     bounds = {"minimum": "at least {}", "maximum": "at most {}", "minItems": "at least {}"}
     limits = [text.format(schema[key]) for key, text in bounds.items() if key in schema and "pattern" not in schema]
-    return ", ".join([kind, *limits])
+    whole = ", or ".join([", ".join([kind, *limits]), *others]) if limits else " or ".join([kind, *others])
+    return whole.replace("text", _text_kind([field.annotation, *field.metadata])) if "text" in whole else whole
 
 
 def _text_kind(parts: Iterable[object]) -> str:
     """Which kind of text an annotation means, by the validator that stands in it."""
     for part in parts:
-        if isinstance(part, AfterValidator) and part.func in _TEXTS:
+        if isinstance(part, AfterValidator | BeforeValidator) and part.func in _TEXTS:
             return _TEXTS[part.func]
         if (kind := _text_kind(get_args(part))) != "text":
             return kind
@@ -175,13 +172,16 @@ def _text_kind(parts: Iterable[object]) -> str:
 
 
 def _kind(member: Any, schema: dict[str, Any]) -> str:  # a type's annotation is whatever `typing` makes of it
-    if schema.get("pattern") in (_DURATION_PATTERN, _SIZE_PATTERN):
-        return "duration" if schema["pattern"] == _DURATION_PATTERN else "size"
+    if schema.get("pattern") in _QUANTITIES:
+        return _QUANTITIES[schema["pattern"]][0]
     origin, inside = get_origin(member), get_args(member)
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in inside)
     if origin in (dict, list):
-        items = " or ".join(_link(model, "mappings") for model in models_in(inside[-1])) or "text"
+        models = [_link(model, "mappings") for model in models_in(inside[-1])]
+        is_short = any(part.get("type") == "string" for part in schema.get("items", {}).get("anyOf", ()))
+        plain = "whole numbers" if int in members(inside[-1]) else "text"
+        items = " or ".join([plain, *models] if is_short or not models else models)
         return f"{'mapping' if origin is dict else 'list'} of {items}"
     if isinstance(member, type) and issubclass(member, Enum):
         return " or ".join(f"`{choice.value}`" for choice in member)
@@ -192,7 +192,7 @@ def _kind(member: Any, schema: dict[str, Any]) -> str:  # a type's annotation is
 
 def _link(model: type[BaseModel], word: str = "mapping") -> str:
     variant = _variant(model)
-    title = f"{_places()[model]} with {variant}" if variant else _places()[model]
+    title = f"{places()[model][0]} with {variant}" if variant else places()[model][0]
     anchor = re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-")
     return f"[{f'`{variant}`' if variant else word}](#{anchor})"
 
@@ -206,10 +206,8 @@ def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
     if isinstance(value, BaseModel):
         shown = value.model_dump(exclude_unset=True) or value.model_dump(include={"type"})
         return ", ".join(f"`{key}: {part}`" for key, part in shown.items())
-    if schema.get("pattern") == _DURATION_PATTERN:
-        return f"`{format_duration(value)}`"
-    if schema.get("pattern") == _SIZE_PATTERN:
-        return f"`{format_size(value)}`"
+    if schema.get("pattern") in _QUANTITIES:
+        return f"`{_QUANTITIES[schema['pattern']][1](value)}`"
     text = value.value if isinstance(value, Enum) else str(value).lower() if isinstance(value, bool) else str(value)
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 

@@ -1,11 +1,13 @@
-"""Quantities as people write them: `90s`, `5m`, `2h`, `30d`; `64kB`, `10MB`. Parsed once, here."""
+"""Quantities as people write them: `90s`, `5m`, `30d`; `64kB`, `10MB`; `2%`; `200/1m`. Parsed once, here."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"B": 1, "kB": 1000, "KiB": 1024, "MB": 1000**2, "MiB": 1024**2, "GB": 1000**3, "GiB": 1024**3}
@@ -13,6 +15,9 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 _MAX_SECONDS = 100 * 365 * 86400.0  # in microseconds, this still fits a database's integer twenty times over
 _MAX_BYTES = 1000**4
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|kB|KiB|MB|MiB|GB|GiB)")
+_SHARE_PATTERN = r"^(50(?:\.0{1,4})?|[1-4]?[0-9](?:\.[0-9]{1,4})?)%$"  # over half, a backup would be the preferred one
+RATE_PATTERN = r"^([1-9][0-9]{0,8})/([1-9][0-9]{0,6})?(s|m|h|d)$"
+_MAX_WINDOW_S = 31 * 86400.0
 
 
 def parse_duration(value: object) -> float:
@@ -36,6 +41,53 @@ def parse_size(value: object) -> int:
             raise ValueError("is larger than 1000GB; write a smaller size")
         return int(size_bytes)
     raise ValueError("is not a size; write a number with its unit: B, kB, MB, GB, KiB, MiB or GiB, as in 10MB")
+
+
+def parse_share(value: object) -> float:
+    """A fraction from 0.0 to 0.5, from `2%`, `0.5%`. A bare number is refused: 0.5 might be a half, or half of 1%."""
+    if isinstance(value, str) and (match := re.fullmatch(_SHARE_PATTERN, value.strip())):
+        return float(match[1]) / 100
+    raise ValueError("is not a share; write a percentage from 0% to 50%, as in 2% or 0.5%")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many calls in each window. In the file a text, as `parse_rate` reads it."""
+
+    calls: int
+    window_s: float
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(parse_rate)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": RATE_PATTERN, "examples": ["200/1m", "5/s"]}
+
+
+def parse_rate(value: object) -> Rate:
+    """A rate, from `5/s`, `20/10s`, `200/1m`, `5000/1h`, `100000/1d`; a rate stays as it is."""
+    if isinstance(value, Rate):
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(RATE_PATTERN, value.strip())):
+        window_s = int(match[2] or 1) * _SECONDS[match[3]]
+        if window_s > _MAX_WINDOW_S:
+            raise ValueError("has a window longer than 31 days; write the rate for a shorter one")
+        return Rate(int(match[1]), window_s)
+    raise ValueError("is not a rate; write calls and window, as in 5/s, 20/10s, 200/1m, 5000/1h or 100000/1d")
+
+
+def format_rate(rate: Rate) -> str:
+    """The writing of a rate of whole seconds that `parse_rate` reads back: `Rate(200, 60.0)` -> `200/1m`."""
+    seconds = int(rate.window_s)
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % int(_SECONDS[unit]) == 0)
+    return f"{rate.calls}/{seconds // int(_SECONDS[unit])}{unit}"
+
+
+def format_share(share: float) -> str:
+    """The writing of a share that `parse_share` reads back: 0.005 -> `0.5%`."""
+    return f"{round(share * 100, 4):g}%"
 
 
 def format_size(size_bytes: int) -> str:
@@ -71,4 +123,9 @@ Size = Annotated[
     WithJsonSchema(
         {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(B|kB|KiB|MB|MiB|GB|GiB)$", "examples": ["10MB"]}
     ),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(parse_share),
+    WithJsonSchema({"type": "string", "pattern": _SHARE_PATTERN, "examples": ["2%", "0.5%"]}),
 ]

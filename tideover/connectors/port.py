@@ -33,6 +33,24 @@ class Connector(Protocol):
         """Whether the system has this record, asked by our own reference or key."""
         ...
 
+    def can_void(self, operation: str) -> bool:
+        """Whether the system's description says how to undo an accepted call of this operation."""
+        ...
+
+    async def void(
+        self, operation: str, record: Outgoing, reference: str | None, deadline: float | None = None
+    ) -> Outcome:
+        """Undo what an accepted call did with this record. `reference`: the provider's own id of it, as `Accepted` or
+        `Found` named it.
+
+        `Accepted` when it is undone, or there is nothing left to undo: voiding twice is accepted twice. `Rejected`
+        when the provider says that it can't be undone any more, and, with nothing sent, as `no_void` where
+        `can_void` is false and as `no_reference` where the call needs a reference and there is none. `Throttled`,
+        `Unsent` and `Unknown` mean what they mean for `send`; after each of them voiding again is safe. Ends within the
+        system's total timeout, and puts nothing on the wire after `deadline` (monotonic).
+        """
+        ...
+
     async def probe(self) -> Outcome:
         """Whether the system is well: `Accepted`, or what the delivery of a record would have met."""
         ...

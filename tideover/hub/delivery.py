@@ -1,63 +1,36 @@
-"""Delivering what waits for one target: claim, send, settle, side by side, until it is drained or told to stop.
+"""Delivering what waits for one target: claim for each of its systems, and let their lines work side by side, until
+the target is drained or somebody says stop.
 
-    claim ──▶ hand ──▶ senders (as many as the system may be asked at once) ──▶ settler
-      ▲                                                                          │
-      └────────────────────────── the gate: breaker and pause ◀──────────────────┘
+    claim ──▶ a line for each system (`line`): hand ──▶ senders ──▶ settler
+      ▲                                                               │
+      └────────────── gates: breakers and pauses, and room ◀──────────┘
 
-Everything here belongs to one target: its own connector, tasks and queues, so that a target which hangs delays no
-other. While its breaker is open nothing is claimed; one prober in the whole cluster finds out when it is back.
+Everything here belongs to one target. Which provider of a failover group gets a record is decided where it is claimed,
+in the staging database, so that all workers follow one policy (`policy.choice`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
-from tideover.errors import HubUnavailable
-from tideover.hub.hand import Hand
-from tideover.hub.probing import Prober
-from tideover.hub.runs import Held, Run, Sender
+from tideover.errors import AccessError, HubUnavailable
+from tideover.hub.line import DEPTH, Line, Terms
+from tideover.hub.progress import Ending, Episodes, Progress
+from tideover.hub.routing import group_rule, group_wish, rates, shapes
 from tideover.hub.runtime import Runtime
-from tideover.hub.settler import Settler
-from tideover.model import SECOND_US, Lease
-from tideover.policy.breaker import State
-from tideover.staging.leases import Claim
-from tideover.staging.systems import Gate
+from tideover.model import CREDENTIALS, SECOND_US, Unsent
+from tideover.policy.breaker import Result, State
+from tideover.staging.desks import Claim, Mark
+from tideover.staging.store import Claimed
 
-DEPTH = 10  # records of one lane under one lease
-HAND_LANES = 1_000
 LEASE_MARGIN_S = 30.0
 POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
-
-
-class Ending(enum.StrEnum):
-    """Why a delivery ended."""
-
-    DRAINED = "drained"  # nothing waits
-    DOWN = "down"  # the system's breaker is open; what waits is kept
-    PAUSED = "paused"  # the system asked for a pause; what waits is kept
-    WAITING = "waiting"  # what waits is to be tried later, or another worker has it
-    STOPPED = "stopped"  # the caller asked
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a delivery did so far. `gate` is the last known state of its system."""
-
-    target: str
-    system: str
-    delivered: int = 0
-    parked: int = 0
-    refused: int = 0
-    gate: Gate | None = None
-    ending: Ending | None = None
+SWEEP_REST = 10  # of the time that it took to look through a backlog for one system, so many times it is not done again
 
 
 class Delivery:
@@ -77,91 +50,68 @@ class Delivery:
         stop: asyncio.Event | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
-        self._rt = rt
-        self._routes = rt.routes_to(target)
-        self._system = rt.config.systems_of(target)[0]
+        self._rt, self._target = rt, target
+        self._routes = dict(sorted(rt.routes_to(target).items(), key=lambda item: _urgency(item[1].priority)))
+        self._group = target if target in rt.config.groups else ""
         self._linger_s, self._patience_s, self._lease_margin_s = linger_s, patience_s, lease_margin_s
         self._stop = stop or asyncio.Event()
         self._on_progress = on_progress
-        self.progress = Progress(target, self._system)
-        self._hand = Hand(list(self._routes))
-        self._claiming: asyncio.Future[tuple[Gate, list[Lease]]] | None = None
-        self._busy = 0
-        self._is_shut = False
+        self.progress = Progress(target, rt.config.systems_of(target))
+        self._stirred = asyncio.Event()
+        self._episodes = Episodes(self.progress, group_rule(rt.config, self._group) if self._group else None)
+        self._lines: dict[str, Line] = {}
+        self._claiming: asyncio.Future[Claimed] | None = None
+        self._marks: dict[tuple[str, frozenset[str]], tuple[Mark | None, float]] = {}
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
-        self._senders: dict[str, Sender] = {}
 
     async def run(self) -> Progress:
         """Deliver until the target is drained, or for `linger_s` whatever comes. Cancelling it leaves nothing stuck:
         leases are given back, and calls under way are settled as unknown.
 
-        Raises `HubUnavailable` when the database stays away, `AccessError` when the credentials can't be had.
+        Raises `HubUnavailable` when the database stays away, `AccessError` when no provider's credentials can be had.
         """
         await self._prepare()
-        settings = self._rt.system(self._system)
-        tasks = [asyncio.create_task(self._send_forever()) for _ in range(settings.limits.concurrency)]
-        tasks.append(asyncio.create_task(self._settler.run()))
+        tasks = [asyncio.create_task(task) for line in self._lines.values() for task in line.tasks()]
         tasks.append(asyncio.create_task(self._tick_forever()))
         main = asyncio.create_task(self._claim_until_done())
         try:
             done, _ = await asyncio.wait([main, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # a sender or the settler ends only by failing
+                task.result()  # only the claimer ends without failing
             return self.progress
         finally:
             # Shielded, as it also runs when the run is cancelled; bounded, so that a stop is a stop.
             with suppress(TimeoutError):
-                await asyncio.shield(asyncio.wait_for(self._wind_down(main, tasks), LEASE_MARGIN_S / 2))
-            for task in (main, *tasks):
-                task.cancel()
+                await asyncio.shield(asyncio.wait_for(self._wind_down([main, *tasks]), LEASE_MARGIN_S / 2))
 
     async def _prepare(self) -> None:
-        rt, system = self._rt, self._system
-        connector = await rt.connector(system)
-        self._call_s = rt.system(system).timeouts.total
-        self._lease_s = self._call_s + self._lease_margin_s
-        for name, route in self._routes.items():
-            rule = rt.resolve_rule(name, system)
-            self._senders[name] = Sender(connector, route.target.operation, rule, self._call_s, rt.monotonic)
-        breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
-        rules = {name: rt.route_rule(name) for name in self._routes}
-        self._settler = Settler(rt, system, rules, breaker_rule, self.progress, self._note_gate)
-        self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
-        self.progress.gate = await rt.store.gate(system)
-
-    # --- senders --------------------------------------------------------------------------------------------
-
-    def _size(self, route: str) -> int:
-        """How many records one call carries now: a connector takes fewer while a system refuses whole batches."""
-        return self._senders[route].connector.batch_size(self._routes[route].target.operation)
-
-    async def _send_forever(self) -> None:
-        while True:
-            route, group = await self._hand.draw(self._size)
-            over: list[Run] = []
-            self._busy += 1
+        """A line for each system. A provider whose credentials can't be had is out, and the others go on."""
+        rt = self._rt
+        terms = Terms(
+            rt, self._routes, self._group, self._lease_margin_s, self._stop.is_set, self.progress, self._stirred
+        )
+        wanted = shapes(rt.config, self._target, rt.folder)
+        refused: AccessError | None = None
+        for system in rt.config.systems_of(self._target):
             try:
-                await self._senders[route].work_off(group, self._is_wanted, over.append)
-            finally:
-                for run in over:
-                    self._settler.put(run)
-                self._busy -= 1
-            if any(run.met_trouble for run in over):
-                # The breaker may have opened: know before the next call, or each sender hangs once more.
-                await self._settler.flush()
+                connector = await rt.connector(system)
+            except AccessError as error:
+                refused = error
+                if self._group:
+                    await self._put_out(system, error)
+                continue
+            gate = await rt.store.gate(system)
+            self._lines[system] = Line(terms, system, connector, gate, wanted.get(system))
+            self.progress.gates[system] = gate
+        if refused is not None and not self._lines:
+            raise refused
+        self._wishes = {name: group_wish(rt.config, name) for name in self._routes}
+        self._rates = rates(rt.config, list(self._lines))
 
-    def _is_wanted(self) -> bool:
-        return not self._is_shut and not self._stop.is_set()
-
-    def _note_gate(self, gate: Gate) -> None:
-        self.progress.gate = gate
-        if not gate.lets_through and not self._is_shut:
-            self._is_shut = True
-            self._give_back(self._hand.empty())
-
-    def _give_back(self, leases: list[Held]) -> None:
-        for held in leases:
-            self._settler.put(Run(held))
+    async def _put_out(self, system: str, error: AccessError) -> None:
+        rule = self._rt.breaker_rule(system, has_probe=self._rt.system(system).rest.probe is not None)
+        outcome = Unsent(CREDENTIALS, str(error))
+        self.progress.gates[system] = await self._rt.store.tell(system, Result("", 0, outcome), rule)
 
     # --- claiming -------------------------------------------------------------------------------------------
 
@@ -169,9 +119,10 @@ class Delivery:
         until = self._rt.monotonic() + self._linger_s
         poll_s = POLL_S
         while not self._stop.is_set():
+            self._stirred.clear()  # before looking: what changes from here on is not missed
             self._note_progress()
-            if self._is_shut or not (self.progress.gate is None or self.progress.gate.lets_through):
-                ending = await self._wait_at_the_gate(until)
+            if not any(line.is_open for line in self._lines.values()):
+                ending = await self._wait_at_the_gates(until)
             elif await self._claim():
                 poll_s, ending = POLL_S, None
             else:
@@ -183,6 +134,8 @@ class Delivery:
         self.progress.ending = Ending.STOPPED
 
     def _note_progress(self) -> None:
+        for line in self._lines.values():
+            self.progress.gates[line.system] = line.gate
         if self.progress.delivered != self._seen_delivered:
             self._seen_delivered = self.progress.delivered
             self._progressed_at = self._rt.monotonic()
@@ -192,89 +145,118 @@ class Delivery:
         waited_s = self._rt.monotonic() - self._progressed_at
         return wait_s + waited_s <= self._patience_s
 
+    @property
+    def _is_idle(self) -> bool:
+        return all(line.is_idle for line in self._lines.values())
+
     async def _claim(self) -> bool:
-        """Fill the hand. True when something came in, or is still on its way out."""
-        concurrency = self._rt.system(self._system).limits.concurrency
+        """Fill the hands, the most urgent routes first. True when something came in, or is still on its way out."""
         got = False
         for name in self._routes:
-            wanted = min(2 * concurrency * self._size(name), HAND_LANES)
-            room = wanted - self._hand.count(name)
-            if 2 * room >= wanted and not self._is_shut:
-                got |= await self._claim_route(name, room)
+            rooms = {system: line.room(name) for system, line in self._lines.items()}
+            rooms = {system: room for system, room in rooms.items() if room}
+            if rooms:
+                got |= await self._claim_route(name, rooms)
         if got:
             return True
-        if len(self._hand) or self._busy or not self._settler.is_idle:
-            await self._settler.something_settled()
+        if not self._is_idle:
+            await self._something_stirred()
             return True
         return False
 
-    async def _claim_route(self, name: str, room: int) -> bool:
-        claimed_at = self._rt.monotonic()
-        wish = Claim(name, self._system, self._routes[name].order, room, DEPTH, int(self._lease_s * SECOND_US))
-        gate, leases = await self._known(self._rt.store.claim(wish))
-        self._hand.add(name, [self._hold(lease, claimed_at) for lease in leases])
-        self._note_gate(gate)
-        return bool(leases)
+    async def _claim_route(self, name: str, rooms: dict[str, int]) -> bool:
+        began = self._rt.monotonic()
+        place = (name, frozenset(rooms))
+        mark, rest_until = self._marks.get(place, (None, 0.0))
+        if mark is None and began < rest_until:
+            return False
+        wish = Claim(
+            route=name,
+            rooms=rooms,
+            order=self._routes[name].order,
+            depth=DEPTH,
+            lease_us=int(max(self._lines[system].lease_s for system in rooms) * SECOND_US),
+            rates=self._rates,
+            group=self._wishes[name],
+            after=mark,
+        )
+        claimed = await self._known(wish)
+        self._keep_mark(place, wish, claimed, began)
+        for system, gate in claimed.gates.items():
+            if system in self._lines:
+                self._lines[system].note(gate)
+        for system in rooms:
+            leases = [lease for lease in claimed.leases if lease.system == system]
+            if leases:
+                self._lines[system].add(name, leases, began)
+        self._episodes.note(claimed, began)
+        return bool(claimed.leases) or claimed.mark is not None
 
-    async def _known(self, claim: Coroutine[Any, Any, tuple[Gate, list[Lease]]]) -> tuple[Gate, list[Lease]]:
+    def _keep_mark(self, place: tuple[str, frozenset[str]], wish: Claim, claimed: Claimed, began: float) -> None:
+        """While one system's hand is full, a claim for the others looks through what waits for it: go on where it
+        stopped, and rest at the end, so that it never costs more than a share of the time."""
+        if claimed.mark is not None:
+            self._marks[place] = (claimed.mark, self._marks.get(place, (None, began))[1] or began)
+        elif wish.after is not None:
+            took_s = self._rt.monotonic() - self._marks[place][1]
+            self._marks[place] = (None, self._rt.monotonic() + SWEEP_REST * took_s)
+        else:
+            self._marks.pop(place, None)
+
+    async def _known(self, wish: Claim) -> Claimed:
         """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
-        self._claiming = asyncio.ensure_future(claim)
+        self._claiming = asyncio.ensure_future(self._rt.store.claim(wish))
         answer = await asyncio.shield(self._claiming)
         self._claiming = None
         return answer
 
-    def _hold(self, lease: Lease, claimed_at: float) -> Held:
-        return Held(lease, claimed_at + self._lease_s, claimed_at)
+    # --- waiting --------------------------------------------------------------------------------------------
 
     async def _wait_for_work(self, until: float, poll_s: float) -> Ending | None:
         """Nothing can be claimed now. Wait a little, or say that the delivery is over."""
-        now = self._rt.monotonic()
-        now_us, due_us = await self._rt.store.next_due_us(list(self._routes), self._system)
-        wait_s = max((due_us - now_us) / SECOND_US, 0.0) if due_us is not None else None
-        if now >= until:
-            if wait_s is None:
+        ready = [line.system for line in self._lines.values() if line.is_open]
+        outlook = await self._rt.store.outlook(list(self._routes), ready)
+        wait_s = max((outlook.due_us - outlook.now_us) / SECOND_US, 0.0) if outlook.due_us is not None else None
+        if self._rt.monotonic() >= until and self._has_looked:
+            if wait_s is None and not outlook.is_pinned:
                 return Ending.DRAINED
-            if not self._is_worth_waiting(wait_s):
-                return Ending.WAITING
-        await self._pause(poll_s if wait_s is None else max(min(wait_s, poll_s), POLL_S / 5))
+            if wait_s is None or not self._is_worth_waiting(wait_s):
+                return self._why_not_drained()
+        await self._something_stirred(poll_s if wait_s is None else max(min(wait_s, poll_s), POLL_S / 5))
         return None
 
-    async def _wait_at_the_gate(self, until: float) -> Ending | None:
-        """The system is down or paused: let what is under way end, probe if it is time, or say that it is over."""
-        while self._busy or not self._settler.is_idle:
-            await self._settler.something_settled()
-        gate = await self._rt.store.gate(self._system)
-        if gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0:
-            gate = await self._prober.probe(self._probe_with_a_record, gate)
-        self.progress.gate = gate
-        if gate.lets_through:
-            self._is_shut = False
-            return None
-        if self._rt.monotonic() >= until:
-            if gate.state is not State.CLOSED:
+    @property
+    def _has_looked(self) -> bool:
+        return all(line.is_open or line.has_looked for line in self._lines.values())
+
+    def _why_not_drained(self) -> Ending:
+        gates = [gate for gate in self.progress.gates.values() if not gate.lets_through]
+        if any(gate.state is not State.CLOSED for gate in gates):
+            return Ending.DOWN
+        return Ending.PAUSED if gates else Ending.WAITING
+
+    async def _wait_at_the_gates(self, until: float) -> Ending | None:
+        """No system may be called: let what is under way end and be probed, or say that it is over."""
+        wait_s = min(line.gate.wait_s for line in self._lines.values())
+        is_over = self._rt.monotonic() >= until and self._has_looked and self._is_idle
+        if is_over and not any(line.is_open for line in self._lines.values()):
+            is_down = any(line.gate.state is not State.CLOSED for line in self._lines.values())
+            if is_down:
                 return Ending.DOWN
-            if not self._is_worth_waiting(gate.wait_s):
+            if not self._is_worth_waiting(wait_s):
                 return Ending.PAUSED
-        await self._pause(min(gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
+        await self._something_stirred()
         return None
 
-    async def _probe_with_a_record(self) -> Gate | None:
-        """Send one real record through the half-open breaker; None when no record waits."""
-        for name in self._routes:
-            claimed_at = self._rt.monotonic()
-            wish = Claim(name, self._system, self._routes[name].order, 1, 1, int(self._lease_s * SECOND_US))
-            _, leases = await self._known(self._rt.store.claim_probe(wish))
-            for lease in leases:
-                held = Held(lease, claimed_at + self._lease_s, claimed_at, is_probe=True)
-                await self._senders[name].work_off([held], lambda: True, self._settler.put)
-                while not self._settler.is_idle:
-                    await self._settler.something_settled()
-                return await self._rt.store.gate(self._system)
-        return None
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), seconds)
+    async def _something_stirred(self, at_most_s: float = SLOW_POLL_S) -> None:
+        """Wait until something was settled, a gate opened or closed, or the caller says stop; or for a moment."""
+        stopped = asyncio.ensure_future(self._stop.wait())
+        stirred = asyncio.ensure_future(self._stirred.wait())
+        try:
+            await asyncio.wait([stopped, stirred], timeout=at_most_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            stirred.cancel()
 
     # --- beside it ------------------------------------------------------------------------------------------
 
@@ -285,23 +267,34 @@ class Delivery:
                 await self._tick()
 
     async def _tick(self) -> None:
-        if await self._rt.store.is_undrained(self._system):
-            await self._rt.store.end_drain(self._system, self._rt.routes_through(self._system))
+        for system in self._lines:
+            if await self._rt.store.is_undrained(system):
+                await self._rt.store.end_drain(system, self._rt.routes_through(system))
+        for system in self._episodes.first_served():
+            await self._rt.store.note_service(self._group, system)
         await self._rt.announce_events()
         self._on_progress(self.progress)
 
-    async def _wind_down(self, main: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
-        *senders, settler, ticker = tasks
-        for task in (main, ticker, *senders):
+    async def _wind_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(main, ticker, *senders, return_exceptions=True)
-        self._give_back(self._hand.empty())
-        if self._claiming is not None:
-            with suppress(HubUnavailable):
-                _, leases = await self._claiming
-                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in leases])
+        await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(HubUnavailable):
-            await self._settler.flush()
+            if self._claiming is not None:
+                claimed = await self._claiming
+                for system, line in self._lines.items():
+                    for name in self._routes:
+                        mine = [x for x in claimed.leases if x.system == system and x.route == name]
+                        line.add(name, mine, self._rt.monotonic())
+        for line in self._lines.values():
+            with suppress(HubUnavailable):
+                await line.give_everything_back()
+        self._episodes.end()
+        self._note_progress()
+        with suppress(HubUnavailable):
             await self._tick()
-        settler.cancel()
-        await asyncio.gather(settler, return_exceptions=True)
+
+
+def _urgency(priority: int | str) -> int:
+    """Routes whose records have priorities of their own come first: each claim takes the most urgent of them."""
+    return priority if isinstance(priority, int) else 1

@@ -1,20 +1,22 @@
-"""The leases that a worker holds and has not begun: taken in turn from each route, so that none starves another."""
+"""The leases that a worker holds and has not begun: the most urgent routes first, and those alike in turn, so that none
+starves another."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tideover.hub.runs import Held
 
 
 class Hand:
-    """A queue per route, drawn in turn. Everything happens on one event loop."""
+    """A queue per route. Everything happens on one event loop."""
 
-    def __init__(self, routes: Sequence[str]) -> None:
+    def __init__(self, routes: Mapping[str, int]) -> None:
+        """`routes`: each route's priority, from 1, which goes first."""
         self._queues: dict[str, deque[Held]] = {route: deque() for route in routes}
-        self._turn: deque[str] = deque(routes)
+        self._turns = [deque(r for r in routes if routes[r] == p) for p in sorted(set(routes.values()))]
         self._filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -31,11 +33,12 @@ class Hand:
     async def draw(self, size: Callable[[str], int]) -> tuple[str, list[Held]]:
         """The next leases of the route whose turn it is: as many as one of its calls carries."""
         while True:
-            for _ in range(len(self._turn)):
-                route = self._turn[0]
-                self._turn.rotate(-1)
-                if queue := self._queues[route]:
-                    return route, [queue.popleft() for _ in range(min(size(route), len(queue)))]
+            for turn in self._turns:
+                for _ in range(len(turn)):
+                    route = turn[0]
+                    turn.rotate(-1)
+                    if queue := self._queues[route]:
+                        return route, [queue.popleft() for _ in range(min(size(route), len(queue)))]
             self._filled.clear()
             await self._filled.wait()
 

@@ -13,7 +13,7 @@ import orjson
 from tideover.config.functions import NoFunction, load_function
 from tideover.config.models import Mapping, Route
 from tideover.errors import MappingError, Refused
-from tideover.model import Broken, JsonObject, NewRecord
+from tideover.model import NORMAL, PRIORITIES, Broken, JsonObject, NewRecord
 
 MAX_KEY = 500  # characters: it is part of an index, of URLs and of what people read
 Transform = Callable[[JsonObject], JsonObject | None]
@@ -26,8 +26,9 @@ class Mapper:
         """`folder`: where mapping functions are imported from. Raises `Refused` when one can't be."""
         self._key = jmespath.compile(route.key)
         self._may_spoil = route.mapping.function is not None  # user code may change the record that it is given
-        self._transform = _transform(route.mapping, folder)
+        self._transform = transform_of(route.mapping, folder)
         self._max_bytes = max_bytes
+        self._priority = _priority_of(route.priority)
 
     def map(self, record: JsonObject) -> NewRecord | Broken | None:
         """The record to stage; `Broken` with the reason when it can't be; None when the mapping leaves it out."""
@@ -39,6 +40,7 @@ class Mapper:
             if mapped is None:
                 return None
             payload = encode(mapped)
+            priority = self._priority(record)
         except MappingError as error:
             return Broken(key, source or encode(record), "mapping", str(error))
         except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
@@ -47,7 +49,22 @@ class Mapper:
         if len(payload) > self._max_bytes:
             detail = f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}"
             return Broken(key, source or encode(record), "too_large", detail)
-        return NewRecord(key, payload)
+        return NewRecord(key, payload, priority)
+
+
+def _priority_of(wanted: int | str) -> Callable[[JsonObject], int]:
+    """What is no number, or null, is normal; a number beyond the ends is the nearest end."""
+    if isinstance(wanted, int):
+        return lambda _: wanted
+    expression = jmespath.compile(wanted)
+
+    def priority(record: JsonObject) -> int:
+        found = expression.search(record)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            return NORMAL
+        return int(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
+
+    return priority
 
 
 def encode(record: Any) -> bytes:
@@ -72,7 +89,9 @@ def _key_text(found: Any) -> str:
     return text
 
 
-def _transform(mapping: Mapping, folder: Path) -> Transform:
+def transform_of(mapping: Mapping, folder: Path) -> Transform:
+    """A mapping as a function, which raises `MappingError` for a record that it can't map. Raises `Refused` when its
+    Python function can't be imported from `folder`."""
     if mapping.function is not None:
         try:
             return _guarded(load_function(mapping.function, folder))

@@ -19,7 +19,8 @@ class Prober:
 
     def __init__(self, rt: Runtime, system: str, connector: Connector, rule: BreakerRule, call_s: float) -> None:
         self._rt, self._system, self._connector, self._rule = rt, system, connector, rule
-        self._lease_s = call_s + _MARGIN_S
+        # A real record may have to be asked for before it is sent.
+        self._lease_s = (1 if connector.has_probe else 2) * call_s + _MARGIN_S
 
     async def probe(self, with_record: Callable[[], Awaitable[Gate | None]], gate: Gate) -> Gate:
         """Probe until the breaker closes or a probe fails; a gate that is not due, or that somebody else probes, is

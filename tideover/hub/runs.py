@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tideover.connectors.port import Connector
+from tideover.errors import MappingError
+from tideover.hub.routing import Shape
 from tideover.model import (
     INTERRUPTED,
     SECOND_US,
@@ -42,6 +44,7 @@ class Run:
     at: int = 0
     attempts: list[tuple[Attempt, float]] = field(default_factory=list)  # with when it began, monotonic
     is_cleared: bool = False  # the head's doubt is resolved: it was not there
+    body: bytes = b""  # the head as its system wants it
     is_over: bool = False
     verdict: Defer | Park | None = None
 
@@ -85,7 +88,14 @@ class Run:
             for a, began in self.attempts
         ]
         return LaneReport(
-            lease.lane, lease.token, attempts, doubt, doubted_us, self.verdict, is_probe=self.held.is_probe
+            lease.lane,
+            lease.token,
+            attempts,
+            doubt,
+            doubted_us,
+            self.verdict,
+            is_probe=self.held.is_probe,
+            is_canary=lease.is_canary,
         )
 
 
@@ -98,6 +108,21 @@ class Sender:
     rule: ResolveRule
     call_s: float  # the longest that one call can take
     monotonic: Callable[[], float]
+    shape: Shape | None = None  # None: the system takes records as they are staged
+
+    async def ask(self, group: Sequence[Held], done: Callable[[Run], None]) -> bool:
+        """Only ask what became of what the leases hold, one by one; for a system that may get nothing. False as soon
+        as it gave no answer; what was not asked for is then as it was."""
+        runs = [Run(held) for held in group]
+        try:
+            for run in runs:
+                await self._resolve([run], lambda: True, asks_only=True)
+                if run.met_trouble:
+                    return False
+            return True
+        finally:
+            for run in runs:
+                done(run)
 
     async def work_off(self, group: Sequence[Held], is_wanted: Callable[[], bool], done: Callable[[Run], None]) -> None:
         """Send what the leases hold, heads of different lanes together where the system takes several at a time.
@@ -127,7 +152,7 @@ class Sender:
         return self.monotonic() + self.call_s < run.held.deadline
 
     async def _send(self, runs: Sequence[Run]) -> None:
-        batch = [Outgoing(run.head.id, run.head.key, run.head.payload) for run in runs if run.head is not None]
+        batch = [Outgoing(run.head.id, run.head.key, run.body) for run in runs if run.head is not None]
         began = self.monotonic()
         try:
             # Paired before any is noted: of too few or too many, none can be told whose it is.
@@ -141,15 +166,15 @@ class Sender:
         for run, outcome in answered:
             run.note(Kind.SEND, outcome, began, ended)
 
-    async def _resolve(self, runs: Sequence[Run], is_wanted: Callable[[], bool]) -> None:
+    async def _resolve(self, runs: Sequence[Run], is_wanted: Callable[[], bool], *, asks_only: bool = False) -> None:
         """Bring every head to where it may be sent, or end its run."""
         for run in runs:
             while (head := run.head) is not None and (head.fault or (head.in_doubt and not run.is_cleared)):
                 if head.fault:
-                    _end(run, Park(head, "corrupt", head.fault))
+                    _end(run, Park(head, head.fault_code, head.fault))
                     break
                 age_s = run.held.lease.doubt_age_s + self.monotonic() - run.held.claimed_at
-                step = next_step(self.rule, age_s)
+                step = Step.LOOK_UP if asks_only else next_step(self.rule, age_s)
                 if step is Step.RESEND:
                     break
                 if step is Step.PARK:
@@ -159,6 +184,17 @@ class Sender:
                     run.is_over = True
                     break
                 await self._look_up(run, head, age_s)
+            self._shape(run)
+
+    def _shape(self, run: Run) -> None:
+        """Give the head the form that its system wants; one that has none there is parked, not sent."""
+        head = run.head
+        if head is None:
+            return
+        try:
+            run.body = self.shape(head.payload) if self.shape else head.payload
+        except MappingError as error:
+            _end(run, Park(head, "mapping", str(error)))
 
     async def _look_up(self, run: Run, head: LeasedRecord, age_s: float) -> None:
         began = self.monotonic()

@@ -100,7 +100,8 @@ class Runtime:
     def route_rule(self, name: str) -> RouteRule:
         route = self.route(name)
         retry = route.retry
-        return RouteRule(route.order, RetryRule(retry.max_attempts, retry.base, retry.cap, retry.max_age))
+        rule = RetryRule(retry.max_attempts, retry.base, retry.cap, retry.max_age)
+        return RouteRule(route.order, rule, has_alternatives=route.target.group is not None)
 
     def resolve_rule(self, name: str, system: str) -> ResolveRule:
         route, settings = self.route(name), self.system(system)

@@ -20,9 +20,15 @@ RETRY_S = 0.5
 
 
 class Counts(Protocol):
+    """Where a settler adds up what it wrote."""
+
     delivered: int
     parked: int
     refused: int
+
+    def accepted(self, system: str, run: Run) -> None:
+        """A run's records that the system accepted are settled."""
+        ...
 
 
 class Settler:
@@ -36,7 +42,12 @@ class Settler:
         breaker_rule: BreakerRule,
         counts: Counts,
         on_gate: Callable[[Gate], None],
+        *,
+        group: str = "",
+        on_settled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_settled` is called whenever a batch is written. `group`: the failover group of the delivery, if any."""
+        self._group, self._on_settled = group, on_settled
         self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
         self._counts, self._on_gate = counts, on_gate
         self._runs: list[Run] = []
@@ -88,13 +99,14 @@ class Settler:
                 finally:
                     self._is_writing = False
                     self._settled.set()
+                    self._on_settled()
 
     async def _write(self, batch: list[Run]) -> None:
         last_call = max(run.held.deadline for run in batch)
         while True:
             now = self._rt.monotonic()
             reports = [run.report(now) for run in batch]
-            settlement = Settlement(self._system, reports, self._rules, self._breaker_rule)
+            settlement = Settlement(self._system, reports, self._rules, self._breaker_rule, self._group)
             try:
                 settled = await self._rt.store.settle(settlement)
             except HubUnavailable:
@@ -105,5 +117,9 @@ class Settler:
             self._counts.delivered += settled.delivered
             self._counts.parked += settled.parked
             self._counts.refused += len(settled.refused)
+            refused = set(settled.refused)
+            for run in batch:
+                if run.at and run.held.lease.lane not in refused:
+                    self._counts.accepted(self._system, run)
             self._on_gate(settled.gate)
             return

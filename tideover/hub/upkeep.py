@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from tideover.hub.reconciling import reconcile
 from tideover.hub.runtime import Runtime
 from tideover.model import SECOND_US
 
 
 async def housekeeping(rt: Runtime) -> dict[str, int]:
-    """Remove what no retention asks for, and announce what nobody announced. Returns rows removed, per route and for
-    the books (`books`)."""
+    """Ask about the records that may be at two providers, remove what no retention asks for, and announce what nobody
+    announced. Returns rows removed, per route and for the books (`books`)."""
+    await reconcile(rt)
     removed = {
         name: await rt.store.purge(name, int(route.retention * SECOND_US)) for name, route in rt.config.routes.items()
     }

@@ -14,11 +14,15 @@ from tideover.model import NewRecord, content_hash, record_id
 
 @dataclass(frozen=True, slots=True)
 class LaneTail:
-    """The end of a lane: when it was born, the last place given, and the content that stands there."""
+    """The end of a lane: when it was born, the last place given, and the content that stands there.
+
+    `priority`: the most urgent of its waiting records; 0 while none waits.
+    """
 
     born_us: int
     last_seq: int
     last_hash: bytes
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ def place(records: Iterable[tuple[int, NewRecord]], tails: Mapping[int, LaneTail
         if content == tail.last_hash:
             intake.unchanged += 1
             continue
-        tail = replace(tail, last_seq=tail.last_seq + 1, last_hash=content)
+        priority = min(tail.priority or record.priority, record.priority)
+        tail = replace(tail, last_seq=tail.last_seq + 1, last_hash=content, priority=priority)
         intake.tails[lane] = tail
         identity = record_id(lane, tail.born_us, tail.last_seq, content)
         intake.placed.append(Placed(lane, tail.last_seq, identity, record.key, record.payload))

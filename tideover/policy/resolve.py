@@ -38,6 +38,11 @@ class ResolveRule:
     settle_s: float
     accepts_duplicates: bool
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether the system can be asked by a call that changes nothing."""
+        return self.has_lookup and self.how is not Resolve.NONE
+
 
 def next_step(rule: ResolveRule, doubt_age_s: float) -> Step:
     """`doubt_age_s`: how long ago the first attempt began whose outcome is still unknown."""
@@ -45,7 +50,7 @@ def next_step(rule: ResolveRule, doubt_age_s: float) -> Step:
         return Step.RESEND
     if rule.how is Resolve.KEY and doubt_age_s < rule.key_horizon_s * HORIZON_SHARE:
         return Step.RESEND
-    if rule.has_lookup and rule.how is not Resolve.NONE:
+    if rule.can_ask:
         return Step.LOOK_UP
     return Step.RESEND if rule.accepts_duplicates else Step.PARK
 

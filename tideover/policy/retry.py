@@ -26,6 +26,12 @@ def wait_s(rule: RetryRule, attempts: int, spread: float) -> float:
     return min(rule.cap_s, rule.base_s * float(2**exponent)) * spread
 
 
+def ask_again_s(rule: RetryRule, doubt_age_s: float) -> float:
+    """Seconds before a system that is down is asked again what became of a record: a quarter of the time that this has
+    been unknown, at least `base_s` and at most `cap_s`."""
+    return min(rule.cap_s, max(rule.base_s, doubt_age_s / 4))
+
+
 def reason_to_give_up(rule: RetryRule, attempts: int, age_s: float) -> str | None:
     """`attempts` or `expired` when the record is to be parked, else None."""
     if rule.max_age_s is not None and age_s >= rule.max_age_s:

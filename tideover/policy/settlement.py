@@ -24,7 +24,7 @@ from tideover.model import (
     Unsent,
 )
 from tideover.policy.breaker import Action, Breaker, BreakerRule, Reason, Result, State, step
-from tideover.policy.retry import RetryRule, reason_to_give_up, wait_s
+from tideover.policy.retry import RetryRule, ask_again_s, reason_to_give_up, wait_s
 
 
 class LaneState(enum.IntEnum):
@@ -37,6 +37,8 @@ class Kind(enum.StrEnum):
     SEND = "send"
     LOOK_UP = "look_up"
     EXPIRED = "expired"  # not an attempt of ours: the trace of a lease that ran out
+    REROUTED = "rerouted"  # no call either: what may be at one provider was sent to another
+    VOID = "void"  # undoing at one provider what another one has as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class LaneReport:
     doubted_us: int = 0
     verdict: Defer | Park | None = None
     is_probe: bool = False
+    is_canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +98,16 @@ class LaneRow:
     last_seq: int
     done_seq: int
     attempts: int
+    avoid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
+    """`has_alternatives`: its target has other providers, so what never left goes to another one at once."""
+
     order: Order
     retry: RetryRule
+    has_alternatives: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ class LanePlan:
     state: LaneState
     due_us: int
     attempts: int
+    avoid: str
     in_doubt: int
     doubted_us: int
 
@@ -137,6 +145,7 @@ class Plan:
     breaker: Breaker = field(default_factory=Breaker)
     actions: list[Action] = field(default_factory=list)
     pause_s: float = 0.0
+    canaries: list[bool | None] = field(default_factory=list)  # good, bad, or nothing to judge by
 
 
 def plan(
@@ -144,6 +153,7 @@ def plan(
     rows: Mapping[int, LaneRow],
     breaker: Breaker,
     *,
+    system: str,
     rules: Mapping[str, RouteRule],
     breaker_rule: BreakerRule,
     now_us: int,
@@ -168,8 +178,23 @@ def plan(
         for attempt in report.attempts:
             _tell_breaker(result, row, report, attempt, breaker_rule, now_us, spread)
     for row, report in valid:
-        _settle_lane(result, row, report, rules[row.route], now_us, spread)
+        _settle_lane(result, row, report, system, rules[row.route], now_us, spread)
+        if report.is_canary:
+            result.canaries.append(_canary(report))
     return result
+
+
+def _canary(report: LaneReport) -> bool | None:
+    """Whether a provider on its way back did well by its only record; None where that can't be said."""
+    sent = [attempt.outcome for attempt in report.attempts if attempt.kind is Kind.SEND]
+    match sent[-1] if sent else None:
+        case Accepted():
+            return True
+        case Unknown(code=code) if code != INTERRUPTED:
+            return False
+        case Unsent():
+            return False
+    return None
 
 
 def _tell_breaker(
@@ -192,7 +217,13 @@ def _tell_breaker(
 
 
 def _settle_lane(
-    result: Plan, row: LaneRow, report: LaneReport, rule: RouteRule, now_us: int, spread: Callable[[], float]
+    result: Plan,
+    row: LaneRow,
+    report: LaneReport,
+    system: str,
+    rule: RouteRule,
+    now_us: int,
+    spread: Callable[[], float],
 ) -> None:
     accepted = sum(isinstance(a.outcome, Accepted) for a in report.attempts)
     done_seq = row.done_seq + accepted
@@ -205,6 +236,7 @@ def _settle_lane(
         state=LaneState.WAITING if done_seq < row.last_seq else LaneState.IDLE,
         due_us=now_us,
         attempts=0 if accepted else row.attempts,
+        avoid="" if accepted else row.avoid,
         in_doubt=report.doubt,
         doubted_us=_doubted_us(report, now_us),
     )
@@ -217,7 +249,7 @@ def _settle_lane(
         case None if last is None or isinstance(last.outcome, Accepted | Throttled | Missing):
             result.lanes.append(released)
         case None:
-            _settle_failure(result, row, released, rule, last, now_us, spread)
+            _settle_failure(result, row, released, system, rule, last, now_us, spread)
 
 
 def _doubted_us(report: LaneReport, now_us: int) -> int:
@@ -230,6 +262,7 @@ def _settle_failure(
     result: Plan,
     row: LaneRow,
     released: LanePlan,
+    system: str,
     rule: RouteRule,
     last: Attempt,
     now_us: int,
@@ -248,16 +281,23 @@ def _settle_failure(
     if outcome.code == INTERRUPTED:
         result.lanes.append(released)
         return
-    attempts = released.attempts + isinstance(outcome, Unknown)
+    if rule.has_alternatives and isinstance(outcome, Unsent) and not in_doubt and not released.avoid:
+        result.lanes.append(replace(released, avoid=system))
+        return
     age_s = (now_us - record.staged_us) / SECOND_US
     is_system_down = result.breaker.state is not State.CLOSED
+    attempts = released.attempts + (isinstance(outcome, Unknown) and not is_system_down)
     given_up = None if is_system_down else reason_to_give_up(rule.retry, attempts, age_s)
     if given_up:
         detail = f"last outcome: {outcome.code} {outcome.detail}".strip()
         _park(result, row, released, rule, record, given_up, detail, in_doubt=in_doubt)
         return
-    delay_us = int(wait_s(rule.retry, attempts, spread()) * SECOND_US)
-    result.lanes.append(replace(released, attempts=attempts, due_us=now_us + delay_us))
+    if last.kind is Kind.LOOK_UP and is_system_down:
+        delay_s = ask_again_s(rule.retry, (now_us - released.doubted_us) / SECOND_US)
+    else:
+        delay_s = wait_s(rule.retry, attempts, spread())
+    avoid = system if isinstance(outcome, Unsent) and not in_doubt else released.avoid
+    result.lanes.append(replace(released, attempts=attempts, avoid=avoid, due_us=now_us + int(delay_s * SECOND_US)))
 
 
 def is_contract_storm(breaker: Breaker, route: str, code: str) -> bool:
@@ -280,10 +320,10 @@ def _park(
     holds = rule.order is Order.BLOCK
     result.parked.append(ParkPlan(record, row.id, row.route, code, detail, in_doubt, holds))
     if holds:
-        settled = replace(released, state=LaneState.HELD, attempts=0)
+        settled = replace(released, state=LaneState.HELD, attempts=0, avoid="")
     else:
         done_seq = released.done_seq + 1
         state = LaneState.WAITING if done_seq < row.last_seq else LaneState.IDLE
         rest = max(released.in_doubt - 1, 0)
-        settled = replace(released, done_seq=done_seq, state=state, attempts=0, in_doubt=rest)
+        settled = replace(released, done_seq=done_seq, state=state, attempts=0, avoid="", in_doubt=rest)
     result.lanes.append(settled)

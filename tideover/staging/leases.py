@@ -1,93 +1,128 @@
 """Claiming: the right of one worker to send some lanes' head records, for a time, fenced by a token.
 
-A claim touches heads only, by the index of due lanes, so its cost does not grow with the backlog. There is no reaper:
-a lease that ran out is simply claimable, and the records it covered are in doubt, as their worker may have sent them.
+A claim touches heads only, by the index of due lanes, so its cost does not grow with the backlog; most urgent first,
+then those that have been due the longest. There is no reaper: a lease that ran out is simply claimable, and the records
+it covered are in doubt, as their worker may have sent them.
+
+Who gets a lane is its desk's business (`desks`). Where the desk passes over lanes whose provider has no room, a claim
+looks on behind them, as far as `SCAN` lanes, and says where it stopped, so that the next one can go on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from tideover.errors import CorruptPayload
-from tideover.model import SECOND_US, Lease, LeasedRecord, Order
+from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
 from tideover.policy.settlement import Kind
-from tideover.staging import schema
+from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
+from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
 
+SCAN = 2_000
+_WINDOW = 100  # lanes looked at in one go at least, where the desk may pass over some
+_ASK_AMONG = 5_000  # a question to a system that is down looks for lanes in doubt among so many of the oldest
+
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a worker asks for: up to `lanes` lanes of a route, up to `depth` records of each, for `lease_us`."""
+class Found:
+    """`mark`: where the looking stopped before the end; None when everything that is due was looked at."""
 
-    route: str
-    system: str
-    order: Order
-    lanes: int
-    depth: int
-    lease_us: int
+    leases: list[Lease]
+    mark: Mark | None
 
 
-def claim(tx: Transaction, wish: Claim, sealer: Sealer) -> list[Lease]:
-    """Leases on the lanes that have been due the longest. A lane in doubt is claimed only for the system it is
-    pinned to, and only as far as it is in doubt."""
-    lanes = tx.conn.execute(
+def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
+    """Leases on due lanes. A lane in doubt goes to the system it is pinned to, and only as far as it is in doubt;
+    where its route reroutes, after `max_hold` also to another, with an entry in the reconciliation."""
+    taken: list[Take] = []
+    deferred: list[Defer] = []
+    mark: Mark | None = None
+    looked = 0
+    for heads, at in _windows(tx, wish, desk):
+        _read_heads(tx, wish, heads, sealer)
+        desk.prepare(tx, heads)
+        for head in heads:
+            decision = desk.decide(head)
+            if isinstance(decision, Take):
+                taken.append(decision)
+            elif isinstance(decision, Defer):
+                deferred.append(decision)
+        looked += len(heads)
+        if looked >= SCAN:
+            mark = at if desk.room > 0 else None
+            break
+    _trace_expired(tx, wish, [take.head for take in taken])
+    _reroute(tx, wish, taken)
+    _take(tx, wish, taken)
+    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
+    desk.close(tx)
+    return Found([_lease(tx, wish, take) for take in taken], mark)
+
+
+def _windows(tx: Transaction, wish: Claim, desk: Desk) -> Iterator[tuple[list[Head], Mark]]:
+    """The route's due lanes in their order, some at a time."""
+    start = wish.after or (0, 0, 0)
+    for priority in PRIORITIES:
+        at = start if start[0] == priority else (priority, -1, 0)
+        while priority >= start[0] and desk.room > 0:
+            size = desk.room if wish.group is None else min(max(desk.room, _WINDOW), SCAN)
+            heads = _due(tx, wish, desk.ready, at, size)
+            if heads:
+                at = (priority, heads[-1].due_us, heads[-1].id)
+                yield (_superseded(tx, wish.route, heads) if wish.order is Order.LATEST else heads), at
+            if len(heads) < size:
+                break
+
+
+_HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, due_us, system, avoid"
+
+
+def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int) -> list[Head]:
+    hold_s = wish.group.reroute_after_s if wish.group is not None else None
+    reroutable = "or doubted_us <= :rerouted" if hold_s is not None else ""
+    bound = {f"s{n}": name for n, name in enumerate(ready)}
+    pinned = f"or system in ({', '.join(f':{name}' for name in bound)})" if bound else ""
+    rows = tx.conn.execute(
         text(
-            "select id, token, born_us, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, route "
-            "from lane where route = :route and state = 1 and due_us <= :now and lease_until_us <= :now "
-            f"and (in_doubt = 0 or system = :system) order by due_us, id limit :n {tx.dialect.skip_locked}"
-        ),
-        {"route": wish.route, "now": tx.now_us, "system": wish.system, "n": wish.lanes},
-    ).all()
-    if not lanes:
-        return []
-    if wish.order is Order.LATEST:
-        lanes = _supersede(tx, wish.route, lanes)
-    _take(tx, wish, [row.id for row in lanes])
-    records = _heads(tx, wish, lanes, sealer)
-    _trace_expired(tx, wish, [row for row in lanes if row.lease_until_us > 0 and row.in_doubt], records)
-    return [
-        Lease(
-            lane=row.id,
-            token=row.token + 1,
-            route=row.route,
-            attempts=row.attempts,
-            doubted_us=row.doubted_us if row.in_doubt else 0,
-            doubt_age_s=(tx.now_us - row.doubted_us) / SECOND_US if row.in_doubt else 0.0,
-            records=records.get(row.id, ()),
-        )
-        for row in lanes
-    ]
-
-
-def _take(tx: Transaction, wish: Claim, ids: Sequence[int]) -> None:
-    """From here on every record under the lease may be sent, so all of them are in doubt should the worker vanish."""
-    tx.conn.execute(
-        text(
-            "update lane set token = token + 1, lease_until_us = :until, system = :system, "
-            "doubted_us = case when in_doubt = 0 then :now else doubted_us end, "
-            "in_doubt = case when in_doubt > 0 then in_doubt "
-            "when last_seq - done_seq < :depth then last_seq - done_seq else :depth end "
-            f"where id {tx.dialect.in_list('ids')}"
+            f"select {_HEAD} from lane where route = :route and state = 1 and priority = :priority "
+            "and due_us <= :now and due_us >= :due and (due_us > :due or id > :id) and lease_until_us <= :now "
+            f"and (in_doubt = 0 {pinned} {reroutable}) order by due_us, id limit :n {tx.dialect.skip_locked}"
         ),
         {
-            "until": tx.now_us + wish.lease_us,
-            "system": wish.system,
+            "route": wish.route,
+            "priority": at[0],
             "now": tx.now_us,
-            "depth": wish.depth,
-            "ids": tx.dialect.array(ids),
+            "due": at[1],
+            "id": at[2],
+            "n": size,
+            **bound,
+            **({"rerouted": tx.now_us - int(hold_s * SECOND_US)} if hold_s is not None else {}),
         },
     )
+    return [Head(*row) for row in rows]
 
 
-def _heads(tx: Transaction, wish: Claim, lanes: Sequence[Row[Any]], sealer: Sealer) -> dict[int, list[LeasedRecord]]:
-    spans = [(row.id, row.done_seq, row.done_seq + (row.in_doubt or wish.depth)) for row in lanes]
-    doubts = {row.id: row.done_seq + row.in_doubt for row in lanes}
+def _superseded(tx: Transaction, route: str, heads: list[Head]) -> list[Head]:
+    """Order `latest`: of a lane that nobody can have sent from, all waiting versions but the newest give way."""
+    stale = [head for head in heads if head.in_doubt == 0 and head.last_seq - head.done_seq > 1]
+    if stale:
+        rows = sorted((head.id, head.last_seq - 1) for head in stale)
+        tx.dialect.update(tx.conn, schema.lane, ("id", "done_seq"), rows)
+        enter(tx, route, Entry(superseded=sum(head.last_seq - 1 - head.done_seq for head in stale)))
+        for head in stale:
+            head.done_seq = head.last_seq - 1
+    return heads
+
+
+def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer) -> None:
+    by_lane = {head.id: head for head in heads}
+    spans = [(head.id, head.done_seq, head.done_seq + (head.in_doubt or wish.depth)) for head in heads]
     columns = ("lanes", "froms", "tos")
     # A cross join keeps SQLite from reading the records first and looking for their lanes.
     rows = tx.conn.execute(
@@ -98,65 +133,120 @@ def _heads(tx: Transaction, wish: Claim, lanes: Sequence[Row[Any]], sealer: Seal
         ),
         tx.dialect.bound_numbers(columns, spans),
     )
-    heads: dict[int, list[LeasedRecord]] = {}
     for lane, seq, identity, key, staged_us, stored in rows:
+        head = by_lane[lane]
         payload, fault = stored, ""
         try:
             payload = sealer.unseal(f"{wish.route}|{identity}", stored)
         except CorruptPayload as error:
             fault = str(error)
-        leased = LeasedRecord(identity, seq, key, payload, staged_us, seq <= doubts[lane], fault)
-        heads.setdefault(lane, []).append(leased)
-    return heads
+        is_in_doubt = seq <= head.done_seq + head.in_doubt
+        head.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
 
 
-def _supersede(tx: Transaction, route: str, lanes: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-    """Order `latest`: of a lane that nobody can have sent from, all waiting versions but the newest give way."""
-    stale = [row for row in lanes if row.in_doubt == 0 and row.last_seq - row.done_seq > 1]
-    if not stale:
-        return lanes
-    tx.dialect.update(tx.conn, schema.lane, ("id", "done_seq"), [(row.id, row.last_seq - 1) for row in stale])
-    enter(tx, route, Entry(superseded=sum(row.last_seq - 1 - row.done_seq for row in stale)))
-    ids = {row.id for row in stale}
-    moved = tx.conn.execute(
-        text(
-            "select id, token, born_us, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, route "
-            f"from lane where id {tx.dialect.in_list('ids')}"
-        ),
-        {"ids": tx.dialect.array(sorted(ids))},
-    ).all()
-    return [*(row for row in lanes if row.id not in ids), *moved]
-
-
-def _trace_expired(
-    tx: Transaction, wish: Claim, lanes: Sequence[Row[Any]], records: dict[int, list[LeasedRecord]]
-) -> None:
+def _trace_expired(tx: Transaction, wish: Claim, heads: Sequence[Head]) -> None:
     """Put the unknown outcome of a lease that ran out into the records' traces."""
     columns = (
         "lane", "seq", "record", "route", "system", "token", "kind", "outcome", "code", "detail", "began_us", "took_us",
     )  # fmt: skip
     rows = [
         (
-            row.id, record.seq, record.id, wish.route, wish.system, row.token, Kind.EXPIRED.value, "unknown",
-            "lease_expired", "its worker never reported", row.doubted_us, max(row.lease_until_us - row.doubted_us, 0),
+            head.id, record.seq, record.id, wish.route, head.system, head.token, Kind.EXPIRED.value, "unknown",
+            "lease_expired", "its worker never reported", head.doubted_us,
+            max(head.lease_until_us - head.doubted_us, 0),
         )
-        for row in lanes
-        for record in records.get(row.id, ())
+        for head in heads
+        if head.lease_until_us > 0 and head.in_doubt
+        for record in head.records
     ]  # fmt: skip
     tx.dialect.insert(tx.conn, schema.attempt, columns, rows)
 
 
-def next_due_us(tx: Transaction, routes: Sequence[str], system: str) -> int | None:
-    """When the next lane of these routes can be claimed for a system; None while nothing waits for it."""
+def _reroute(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
+    """Let go of what may be at one provider and goes to another: from now on the reconciliation keeps it in mind."""
+    for take in taken:
+        if take.from_system and wish.group is not None:
+            head = take.head
+            records = [(head.id, record.seq, record.id, record.key) for record in head.records]
+            reconciliation.begin(tx, wish.group.name, wish.route, take.from_system, head.doubted_us, records)
+            head.in_doubt, head.attempts = 0, 0
+            head.records = [replace(record, in_doubt=False) for record in head.records]
+
+
+def _take(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
+    """From here on every record under the lease may be sent, so all of them are in doubt should the worker vanish."""
+    columns = ("id", "token", "lease_until_us", "system", "in_doubt", "doubted_us")
+    rows = [
+        (
+            take.head.id, take.head.token + 1, tx.now_us + wish.lease_us, take.system,
+            take.head.in_doubt or min(take.depth, take.head.last_seq - take.head.done_seq),
+            take.head.doubted_us if take.head.in_doubt else tx.now_us,
+        )
+        for take in sorted(taken, key=lambda take: take.head.id)
+    ]  # fmt: skip
+    tx.dialect.update(tx.conn, schema.lane, columns, rows)
+
+
+def _lease(tx: Transaction, wish: Claim, take: Take) -> Lease:
+    head = take.head
+    return Lease(
+        lane=head.id,
+        token=head.token + 1,
+        route=wish.route,
+        system=take.system,
+        attempts=head.attempts,
+        doubted_us=head.doubted_us if head.in_doubt else 0,
+        doubt_age_s=(tx.now_us - head.doubted_us) / SECOND_US if head.in_doubt else 0.0,
+        records=head.records[: head.in_doubt or take.depth],
+        is_backup=take.is_backup,
+        is_canary=take.is_canary,
+    )
+
+
+def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer: Sealer) -> list[Lease]:
+    """Leases on lanes that are pinned to a system, only to ask it what became of them, whatever its breaker says."""
+    rows = tx.conn.execute(
+        text(
+            f"select {_HEAD} from lane where id in (select id from (select id, in_doubt, system from lane "
+            "where route = :route and state = 1 and due_us <= :now and lease_until_us <= :now "
+            f"order by priority, due_us, id limit {_ASK_AMONG}) as oldest where in_doubt > 0 and system = :system) "
+            f"and lease_until_us <= :now and in_doubt > 0 limit :n {tx.dialect.skip_locked}"
+        ),
+        {"route": wish.route, "now": tx.now_us, "system": system, "n": lanes},
+    )
+    heads = [Head(*row) for row in rows]
+    _read_heads(tx, wish, heads, sealer)
+    taken = [Take(head, system, head.in_doubt) for head in heads]
+    _trace_expired(tx, wish, heads)
+    _take(tx, wish, taken)
+    return [_lease(tx, wish, take) for take in taken]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What waits for a target. `due_us`: when the next lane can be claimed that is not pinned to a system that may not
+    be called now; None without one. `is_pinned`: others wait for such a system."""
+
+    now_us: int
+    due_us: int | None
+    is_pinned: bool
+
+
+def outlook(tx: Transaction, routes: Sequence[str], ready: Sequence[str]) -> Outlook:
     soonest: int | None = None
+    is_pinned = False
+    bound = {f"s{n}": name for n, name in enumerate(ready)}
+    free = f"(in_doubt = 0 or system in ({', '.join(f':{name}' for name in bound)}))" if bound else "in_doubt = 0"
     for route in routes:
-        found = tx.conn.execute(
+        row = tx.conn.execute(
             text(
-                "select min(case when due_us > lease_until_us then due_us else lease_until_us end) "
-                "from lane where route = :route and state = 1 and (in_doubt = 0 or system = :system)"
+                f"select min(case when not {free} then null when due_us > lease_until_us then due_us "
+                f"else lease_until_us end), max(case when {free} then 0 else 1 end) "
+                "from lane where route = :route and state = 1"
             ),
-            {"route": route, "system": system},
-        ).scalar()
-        if found is not None and (soonest is None or found < soonest):
-            soonest = int(found)
-    return soonest
+            {"route": route, **bound},
+        ).one()
+        if row[0] is not None:
+            soonest = int(row[0]) if soonest is None else min(soonest, int(row[0]))
+        is_pinned = is_pinned or bool(row[1])
+    return Outlook(tx.now_us, soonest, is_pinned)

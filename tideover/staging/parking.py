@@ -128,6 +128,18 @@ def release(tx: Transaction, ids: Sequence[int]) -> int:
     return count
 
 
+def adopt(tx: Transaction, row_id: int) -> bool:
+    """Close a parked record that a provider turned out to have: it is delivered, and its lane goes on. False when it
+    was closed meanwhile."""
+    rows = _lock(tx, [row_id])
+    for row in rows:
+        if row.holds:
+            _unhold(tx, row, _STEPPED_OVER)
+        _close(tx, row.id, "delivered")
+        enter(tx, row.route, Entry(delivered=1, parked=-1))
+    return bool(rows)
+
+
 def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer) -> bool:
     """Stage what a person or a mended mapping made of a parked record, as a new record that names its parent.
 

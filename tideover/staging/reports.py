@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.model import lane_id
+from tideover.policy.settlement import Kind
 from tideover.staging import systems
 from tideover.staging.database import Transaction
 
@@ -230,7 +231,7 @@ def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
     parked = tx.conn.execute(
         text("select closed_us, closing from parked where lane = :lane and seq = :seq order by id desc limit 1"), bound
     ).one_or_none()
-    is_delivered = any(a.outcome == "accepted" for a in attempts)
+    is_delivered = any(a.outcome == "accepted" and a.kind != Kind.VOID for a in attempts)
     if parked is not None and not parked.closed_us:
         state = "parked"
     elif is_delivered:

@@ -47,10 +47,12 @@ lane = Table(
     Column("done_seq", BigInteger, nullable=False),
     Column("last_hash", LargeBinary, nullable=False),
     Column("state", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default=text("3")),
     _micros("due_us"),
     _micros("lease_until_us"),
     Column("token", BigInteger, nullable=False, server_default=text("0")),
-    Column("system", Text, nullable=False, server_default=text("''")),
+    Column("system", Text, nullable=False, server_default=text("''")),  # who had it last; pinned while in doubt
+    Column("avoid", Text, nullable=False, server_default=text("''")),  # who could not be reached with its head
     Column("in_doubt", Integer, nullable=False, server_default=text("0")),
     _micros("doubted_us"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
@@ -58,6 +60,7 @@ lane = Table(
 Index(
     "lane_waiting",
     lane.c.route,
+    lane.c.priority,
     lane.c.due_us,
     lane.c.id,
     postgresql_where=text("state = 1"),
@@ -164,7 +167,68 @@ system = Table(
     _micros("paused_until_us"),
     Column("prober", BigInteger, nullable=False, server_default=text("0")),
     _micros("prober_until_us"),
+    _micros("rate_us"),  # when the quota is unused again: the theoretical arrival time of GCRA
 )
+
+failover_group = Table(
+    "failover_group",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", Text, nullable=False),  # trust, first choice and pin, as JSON
+)
+
+turn = Table(
+    "turn",
+    metadata,
+    _numbered(),
+    Column("failover_group", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    _micros("failed_us"),  # of a failover: when the provider before was first met failing
+    _micros("at_us"),
+    _micros("served_us"),  # of a failover: when the provider after first accepted a record
+)
+Index("turn_group", turn.c.failover_group, turn.c.id)
+
+# Unknown outcomes that were sent elsewhere, until their provider was asked and at most one of the two is left.
+reconciliation = Table(
+    "reconciliation",
+    metadata,
+    _numbered(),
+    Column("failover_group", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("lane", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("system", Text, nullable=False),  # the provider that may have it
+    _micros("doubted_us"),
+    _micros("opened_us"),
+    _micros("due_us"),
+    _micros("lease_until_us"),
+    Column("token", BigInteger, nullable=False, server_default=text("0")),
+    Column("misses", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("state", Text, nullable=False, server_default=text("'open'")),
+    Column("reference", Text),  # the provider's own, once it was found there
+    Column("other_system", Text, nullable=False, server_default=text("''")),  # who has it, as far as the hub knows
+    Column("other_reference", Text),
+    Column("detail", Text, nullable=False, server_default=text("''")),
+    Column("author", Text, nullable=False, server_default=text("''")),  # the person who settled it
+    _micros("closed_us"),
+)
+Index(
+    "reconciliation_open",
+    reconciliation.c.system,
+    reconciliation.c.due_us,
+    postgresql_where=text("closed_us = 0"),
+    sqlite_where=text("closed_us = 0"),
+)
+Index("reconciliation_lane", reconciliation.c.lane)
 
 outage = Table(
     "outage",

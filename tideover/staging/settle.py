@@ -12,7 +12,7 @@ from sqlalchemy import text
 from tideover.model import HubEvent, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.settlement import LaneReport, LaneRow, ParkPlan, Plan, RouteRule, plan
-from tideover.staging import schema, systems
+from tideover.staging import groups, schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
@@ -21,12 +21,14 @@ from tideover.staging.sealing import Sealer
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """Reports of one system's leases, with the rules that decide on them."""
+    """Reports of one system's leases, with the rules that decide on them. `group`: the failover group that the leases
+    were claimed for; empty without one."""
 
     system: str
     reports: Sequence[LaneReport]
     rules: Mapping[str, RouteRule]
     breaker_rule: BreakerRule
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ def settle(
         settlement.reports,
         rows,
         row.breaker,
+        system=settlement.system,
         rules=settlement.rules,
         breaker_rule=settlement.breaker_rule,
         now_us=tx.now_us,
@@ -62,6 +65,8 @@ def settle(
         parked = sum(p.route == route for p in decided.parked)
         enter(tx, route, Entry(delivered=decided.delivered.get(route, 0), parked=parked))
     row = systems.apply(tx, row, decided.breaker, decided.actions, pause_s=decided.pause_s)
+    for is_good in decided.canaries:
+        groups.end_canary(tx, settlement.group, settlement.system, is_good)
     return Settled(sum(decided.delivered.values()), len(decided.parked), decided.refused, row.gate(tx.now_us))
 
 
@@ -75,7 +80,7 @@ def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
     """In the order of their ids, as staging does: the same order, so no deadlock."""
     found = tx.conn.execute(
         text(
-            "select id, route, token, lease_until_us, last_seq, done_seq, attempts from lane "
+            "select id, route, token, lease_until_us, last_seq, done_seq, attempts, avoid from lane "
             f"where id {tx.dialect.in_list('ids')} order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(sorted(set(lanes)))},
@@ -84,8 +89,11 @@ def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
 
 
 def _write_lanes(tx: Transaction, decided: Plan) -> None:
-    columns = ("id", "done_seq", "state", "due_us", "attempts", "in_doubt", "doubted_us", "lease_until_us")
-    rows = [(p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.in_doubt, p.doubted_us, 0) for p in decided.lanes]
+    columns = ("id", "done_seq", "state", "due_us", "attempts", "avoid", "in_doubt", "doubted_us", "lease_until_us")
+    rows = [
+        (p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.avoid, p.in_doubt, p.doubted_us, 0)
+        for p in decided.lanes
+    ]
     tx.dialect.update(tx.conn, schema.lane, columns, rows)
 
 

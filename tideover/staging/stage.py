@@ -94,12 +94,13 @@ def _lock_or_make(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int
     )
     rows = tx.conn.execute(
         text(
-            f"select id, born_us, last_seq, last_hash from lane where id {tx.dialect.in_list('ids')} "
+            "select id, born_us, last_seq, last_hash, case when state = 0 then 0 else priority end "
+            f"from lane where id {tx.dialect.in_list('ids')} "
             f"order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(ids)},
     )
-    return {row[0]: LaneTail(row[1], row[2], row[3]) for row in rows}
+    return {row[0]: LaneTail(*row[1:]) for row in rows}
 
 
 def _write_records(tx: Transaction, route: str, intake: Intake, sealer: Sealer) -> None:
@@ -118,8 +119,8 @@ def _advance_lanes(tx: Transaction, intake: Intake) -> None:
     tx.dialect.update(
         tx.conn,
         schema.lane,
-        ("id", "last_seq", "last_hash"),
-        [(lane, tail.last_seq, tail.last_hash) for lane, tail in changed],
+        ("id", "last_seq", "last_hash", "priority"),
+        [(lane, tail.last_seq, tail.last_hash, tail.priority) for lane, tail in changed],
     )
     tx.conn.execute(
         text(f"update lane set state = 1, due_us = :now where state = 0 and id {tx.dialect.in_list('ids')}"),

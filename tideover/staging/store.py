@@ -6,19 +6,47 @@ All methods raise `HubUnavailable` when the database can't be used, and may then
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from tideover.errors import SchemaMismatch
 from tideover.model import Lease, NewRecord, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
-from tideover.staging import events, leases, ledger, migrate, parking, reports, systems, upkeep
+from tideover.policy.failover import GroupRule, GroupState
+from tideover.policy.reconcile import Verdict
+from tideover.staging import (
+    desks,
+    events,
+    groups,
+    leases,
+    ledger,
+    migrate,
+    parking,
+    reconciliation,
+    reports,
+    systems,
+    upkeep,
+)
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
 from tideover.staging.database import Database, Transaction
 from tideover.staging.sealing import Plain, Sealer
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
+
+    `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
+    """
+
+    gates: Mapping[str, systems.Gate]
+    leases: Sequence[Lease]
+    mark: desks.Mark | None
+    state: GroupState | None
 
 
 class Store:
@@ -55,22 +83,33 @@ class Store:
     async def cursor(self, route: str) -> staging.Cursor:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
-    async def claim(self, wish: leases.Claim) -> tuple[systems.Gate, list[Lease]]:
-        """Leases on due lanes, unless the system's breaker is open or it asked for a pause."""
+    async def claim(self, wish: desks.Claim) -> Claimed:
+        """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause."""
 
-        def work(tx: Transaction) -> tuple[systems.Gate, list[Lease]]:
-            gate = systems.load(tx, wish.system).gate(tx.now_us)
-            return gate, leases.claim(tx, wish, self._sealer) if gate.lets_through else []
+        def work(tx: Transaction) -> Claimed:
+            rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
+            gates = {name: row.gate(tx.now_us) for name, row in rows.items()}
+            desk = desks.open_desk(tx, wish, rows)
+            found = leases.claim(tx, wish, desk, self._sealer)
+            state = desk.state if isinstance(desk, desks.GroupDesk) else None
+            return Claimed(gates, found.leases, found.mark, state)
+
+        return await self.database.write(work)
+
+    async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
+        """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out."""
+
+        def work(tx: Transaction) -> list[Lease]:
+            group = wish.group
+            pin = groups.load(tx, group.name).pin if group is not None else None
+            desk = desks.ProbeDesk(system, group, pin.system if pin else "")
+            return leases.claim(tx, wish, desk, self._sealer).leases
 
         return await self.database.write(work)
 
-    async def claim_probe(self, wish: leases.Claim) -> tuple[systems.Gate, list[Lease]]:
-        """A lease for the prober, whatever the breaker says."""
-
-        def work(tx: Transaction) -> tuple[systems.Gate, list[Lease]]:
-            return systems.load(tx, wish.system).gate(tx.now_us), leases.claim(tx, wish, self._sealer)
-
-        return await self.database.write(work)
+    async def claim_doubted(self, wish: desks.Claim, system: str, lanes: int) -> list[Lease]:
+        """Leases on lanes pinned to a system, only to ask it what became of them, whatever its breaker says."""
+        return await self.database.write(lambda tx: leases.claim_doubted(tx, wish, system, lanes, self._sealer))
 
     async def settle(self, settlement: settling.Settlement) -> settling.Settled:
         """Write what became of leased records. Doing it again changes nothing."""
@@ -79,9 +118,9 @@ class Store:
             await self.restore_storm(settlement.system)
         return settled
 
-    async def next_due_us(self, routes: Sequence[str], system: str) -> tuple[int, int | None]:
-        """The database's clock, and when the next lane of these routes can be claimed for a system."""
-        return await self.database.read(lambda tx: (tx.now_us, leases.next_due_us(tx, routes, system)))
+    async def outlook(self, routes: Sequence[str], ready: Sequence[str]) -> leases.Outlook:
+        """What waits on these routes; `ready`: the systems that may be called now."""
+        return await self.database.read(lambda tx: leases.outlook(tx, routes, ready))
 
     # --- systems --------------------------------------------------------------------------------------------
 
@@ -108,6 +147,15 @@ class Store:
 
         return await self.database.write(work)
 
+    async def pause(self, system: str, pause_s: float) -> None:
+        """A system asked to be left alone for a while, in a call that carried no record."""
+
+        def work(tx: Transaction) -> None:
+            row = systems.load(tx, system, for_update=True)
+            systems.apply(tx, row, row.breaker, (), pause_s=pause_s)
+
+        await self.database.write(work)
+
     async def force(self, system: str, to: str, why: str) -> systems.Gate:
         """An operator opens (`open`), closes (`closed`) or hands back (`auto`) a breaker, cluster-wide."""
 
@@ -127,6 +175,35 @@ class Store:
 
     async def is_undrained(self, system: str) -> bool:
         return await self.database.read(lambda tx: systems.undrained(tx, system)) is not None
+
+    # --- failover groups ------------------------------------------------------------------------------------
+
+    async def group(self, name: str, rule: GroupRule) -> GroupState:
+        """A failover group as it is now."""
+        return await self.database.write(lambda tx: groups.look(tx, name, rule))
+
+    async def pin(self, name: str, rule: GroupRule, system: str, *, why: str, author: str) -> GroupState:
+        """Send everything of a group to one provider until `unpin`. Raises `Refused` for one that is not in it."""
+        return await self.database.write(lambda tx: groups.pin(tx, name, rule, system, why, author))
+
+    async def unpin(self, name: str, rule: GroupRule, *, why: str, author: str) -> GroupState:
+        return await self.database.write(lambda tx: groups.unpin(tx, name, rule, why, author))
+
+    async def hurry(self, name: str, rule: GroupRule, system: str) -> GroupState:
+        """End the dwell of a provider that is well again: its canary is next."""
+        return await self.database.write(lambda tx: groups.hurry(tx, name, rule, system))
+
+    async def note_service(self, name: str, system: str) -> None:
+        """A provider accepted its first record after a failover to it."""
+        await self.database.write(lambda tx: groups.note_service(tx, name, system))
+
+    async def turns(self, name: str, limit: int = 10) -> list[groups.TurnRow]:
+        """What happened to a group, newest first."""
+        return await self.database.read(lambda tx: groups.turns(tx, name, limit))
+
+    async def make_due(self, routes: Sequence[str]) -> None:
+        """Let what backed off be tried now: its way may be free again."""
+        await self.database.write(lambda tx: systems.make_due(tx, routes))
 
     # --- parked ---------------------------------------------------------------------------------------------
 
@@ -152,6 +229,34 @@ class Store:
 
     async def restore_storm(self, system: str) -> int:
         return await self.database.write(lambda tx: parking.restore_storm(tx, system, self._sealer))
+
+    # --- reconciliation -------------------------------------------------------------------------------------
+
+    async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[reconciliation.Case]:
+        """Leases on the cases that can be asked about at a system now."""
+        return await self.database.write(lambda tx: reconciliation.claim(tx, system, lease_us, limit))
+
+    async def settle_case(self, case: reconciliation.Case, asked: reconciliation.Asked) -> Verdict | None:
+        """Write what a look-up means for a case. None, and nothing changed, when it is no longer the caller's."""
+        return await self.database.write(lambda tx: reconciliation.settle(tx, case, asked))
+
+    async def settle_void(self, case: reconciliation.Case, undone: reconciliation.Undone) -> Verdict | None:
+        """Write what a void did for a case. None as in `settle_case`."""
+        return await self.database.write(lambda tx: reconciliation.settle_void(tx, case, undone))
+
+    async def give_back_case(self, case: reconciliation.Case) -> None:
+        await self.database.write(lambda tx: reconciliation.give_back(tx, case))
+
+    async def cases(self, selection: reconciliation.Selection) -> list[reconciliation.Listed]:
+        """Cases that are not closed, those that need a person first."""
+        return await self.database.read(lambda tx: reconciliation.find(tx, selection))
+
+    async def settle_case_by_person(self, row_id: int, why: str, author: str) -> bool:
+        """Close a case by a person's word. False when it was closed meanwhile."""
+        return await self.database.write(lambda tx: reconciliation.settle_by_person(tx, row_id, why, author))
+
+    async def count_cases(self) -> list[reconciliation.Count]:
+        return await self.database.read(reconciliation.counts)
 
     # --- events and reports ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -75,6 +75,11 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
     if row is None:
         return SystemRow(name, 0, Breaker(), 0, 0, 0)
     return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4])
+
+
+def load_all(tx: Transaction, names: Collection[str], *, for_update: bool = False) -> dict[str, SystemRow]:
+    """The rows of several systems, locked in the order of their names."""
+    return {name: load(tx, name, for_update=for_update) for name in sorted(names)}
 
 
 def apply(
@@ -246,11 +251,8 @@ def _is_waiting(tx: Transaction, routes: Sequence[str], before_us: int) -> bool:
 def hasten(tx: Transaction, name: str, routes: Sequence[str]) -> None:
     """After a restoration: what backed off because of the outage is due now; count what waited."""
     backlog = 0
+    make_due(tx, routes)
     for route in routes:
-        tx.conn.execute(
-            text("update lane set due_us = :now where route = :route and state = 1 and due_us > :now"),
-            {"now": tx.now_us, "route": route},
-        )
         waiting = tx.conn.execute(
             text("select coalesce(sum(last_seq - done_seq), 0) from lane where route = :route and state = 1"),
             {"route": route},
@@ -260,3 +262,12 @@ def hasten(tx: Transaction, name: str, routes: Sequence[str]) -> None:
         text("update outage set backlog = :backlog where system = :system and restored_us > 0 and drained_us = 0"),
         {"backlog": backlog, "system": name},
     )
+
+
+def make_due(tx: Transaction, routes: Sequence[str]) -> None:
+    """Whatever backed off on these routes is due now."""
+    for route in routes:
+        tx.conn.execute(
+            text("update lane set due_us = :now where route = :route and state = 1 and due_us > :now"),
+            {"now": tx.now_us, "route": route},
+        )

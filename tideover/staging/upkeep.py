@@ -10,6 +10,8 @@ from sqlalchemy import text
 from tideover.staging.database import Transaction
 
 _PIECE = 2_000
+# Who has a record shows in its attempts, so these stay while that is in question; by lane, as a replay moves a record.
+_RECONCILED = "select 1 from reconciliation where reconciliation.lane = {0} and reconciliation.closed_us = 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Removed:
 def purge_lanes(tx: Transaction, route: str, before_us: int) -> Removed:
     """Remove drained lanes that have been quiet since `before_us`, with their records and attempts.
 
-    In one transaction, as a lane that comes back begins at 1 again. Lanes that a parked record refers to stay.
+    In one transaction, as a lane that comes back begins at 1 again. Lanes that a parked record or an open case of the
+    reconciliation refers to stay.
     """
     ids = [
         row[0]
@@ -31,6 +34,7 @@ def purge_lanes(tx: Transaction, route: str, before_us: int) -> Removed:
             text(
                 "select id from lane where state = 0 and due_us < :before and lease_until_us = 0 and route = :route "
                 "and not exists (select 1 from parked where parked.lane = lane.id and parked.closed_us = 0) "
+                f"and not exists ({_RECONCILED.format('lane.id')}) "
                 f"order by due_us limit :n {tx.dialect.skip_locked}"
             ),
             {"before": before_us, "route": route, "n": _PIECE // 4},
@@ -73,16 +77,19 @@ def purge_records(tx: Transaction, route: str, before_us: int, after_lane: int) 
     for table, age in (("attempt", "began_us"), ("record", "staged_us")):
         statement = (
             f"delete from {table} where lane {tx.dialect.in_list('ids')} and {age} < :before "
-            f"and exists ({settled.format(table)}) and not exists ({open_parked.format(table)})"
+            f"and exists ({settled.format(table)}) and not exists ({open_parked.format(table)}) "
+            f"and not exists ({_RECONCILED.format(f'{table}.lane')})"
         )
         rows += tx.conn.execute(text(statement), bound).rowcount
     return Removed(rows, False), ids[-1]
 
 
 def purge_closed(tx: Transaction, before_us: int) -> int:
-    """Remove announced events and closed parked records of before an instant. Released ones stay: they are counted."""
+    """Remove announced events, closed parked records and closed cases of the reconciliation of before an instant.
+    Released records stay: they are counted."""
     statements = (
         "delete from event where announced_us > 0 and at_us < :before",
         "delete from parked where closed_us > 0 and closed_us < :before and closing <> 'released'",
+        "delete from reconciliation where closed_us > 0 and closed_us < :before",
     )
     return sum(tx.conn.execute(text(statement), {"before": before_us}).rowcount for statement in statements)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tideover.config.rest import Bulk
 from tideover.connectors.http.answer import Answer, Undecodable, decode
-from tideover.connectors.http.classify import MAX_REFERENCE, Meaning, classify, fitting_rule
+from tideover.connectors.http.classify import MAX_REFERENCE, RETRY, Meaning, classify, fitting_rule
 from tideover.connectors.http.expressions import FAULT, find, is_true, text
 from tideover.connectors.http.scrub import Hidden, code_or, tidy
 from tideover.model import Accepted, Outcome, Outgoing, Rejected, Unknown, Unsent
@@ -68,5 +68,5 @@ def _outcome(result: object, bulk: Bulk, hidden: Hidden) -> Outcome:
     code = text(bulk.code, result)
     detail = tidy(text(bulk.detail, result) or "", hidden)
     if code in bulk.retry_codes:
-        return Unsent("retry", detail or code or "")
+        return Unsent(RETRY, detail or code or "")
     return Rejected(code_or(code, "rejected", hidden), detail)

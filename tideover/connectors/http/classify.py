@@ -4,7 +4,7 @@
 | --- | --- |
 | the first of the description's `errors` rules that fits | what the rule says |
 | 2xx, whole, JSON, `ok` true or absent | accepted |
-| 2xx, whole, JSON, `ok` false | rejected |
+| 2xx, whole, JSON, `ok` false | rejected; unsent if its code is one of `retry_codes` |
 | 2xx, empty body that nothing is needed from | accepted |
 | 2xx otherwise; 1xx as a final answer | unknown: unreadable, oversize or timeout |
 | 3xx but 303 | unsent: redirects are never followed |
@@ -12,7 +12,8 @@
 | 401, 403 | unsent: credentials |
 | 429; 503 with `Retry-After` | throttled |
 | 408, 425, 5xx | unknown: server_error |
-| other 4xx | rejected; unsent if it was cut short and a rule has to see its body |
+| other 4xx, to a void, among its `gone` | accepted: there is nothing left to undo |
+| other 4xx | rejected; unsent if its code is one of `retry_codes`, or it was cut short and its body has to be seen |
 | no answer, and the request was certainly not written | unsent: refused, dns, tls, connect_timeout, pool |
 | no answer otherwise | unknown: timeout, reset, unreadable |
 """
@@ -20,9 +21,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tideover.config.rest import ErrorRule, Operation, Rest
+from tideover.config.rest import ErrorRule, Operation, Rest, VoidCall
 from tideover.connectors.http.answer import Answer, Undecodable, decode, is_json
 from tideover.connectors.http.expressions import FAULT, find, is_true, text
 from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
@@ -30,16 +31,22 @@ from tideover.connectors.http.throttle import DEFAULT_DELAY_S, capped, delay_s, 
 from tideover.model import CREDENTIALS, Accepted, Outcome, Rejected, Throttled, Unknown, Unsent
 
 MAX_REFERENCE = 1000  # characters; a longer "id" is none
+RETRY = "retry"  # the Unsent code of a rejection that is the system's fault, by one of `retry_codes`
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """How one operation's answers are read. `needs_body` false: any whole 2xx is accepted, whatever it holds."""
+    """How one operation's answers are read. `needs_body` false: any whole 2xx is accepted, whatever it holds.
+
+    `retry_codes`: codes of rejections that are the system's fault. `gone`: rejections that are as good as accepted.
+    """
 
     ok: str | None = None
     reference: str | None = None
     code: str | None = None
     detail: str | None = None
+    retry_codes: Sequence[str] = ()
+    gone: Sequence[int] = ()
     needs_body: bool = True
     rules: Sequence[ErrorRule] = ()
     reset_headers: Sequence[str] = ()
@@ -55,9 +62,15 @@ def meaning_of(operation: Operation, rest: Rest) -> Meaning:
         reference=operation.reference,
         code=operation.code,
         detail=operation.detail,
+        retry_codes=operation.retry_codes,
         rules=rest.errors,
         reset_headers=rest.reset_headers,
     )
+
+
+def void_meaning(meaning: Meaning, void: VoidCall) -> Meaning:
+    """How the answers to an operation's voids are read: as to its single calls, but what was done is undone."""
+    return replace(meaning, ok=void.ok, reference=None, gone=void.gone)
 
 
 def plain_meaning(rest: Rest) -> Meaning:
@@ -137,7 +150,7 @@ def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
         if ok is FAULT:
             return Unknown("unreadable", f"{detail}, `ok` can't be told")
         if not is_true(ok):
-            return Rejected(_code(answer, meaning, None, hidden), _said(answer, meaning, hidden))
+            return _refusal(answer, meaning, hidden)
     return Accepted(_reference(meaning.reference, value))
 
 
@@ -155,8 +168,19 @@ def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
         return Throttled(DEFAULT_DELAY_S if said is None else said, detail)
     if status in (408, 425) or status >= 500:
         return Unknown("server_error", detail)
-    if answer.trouble not in (None, "oversize") and any(_asks_body(rule, status) for rule in meaning.rules):
+    is_body_asked = bool(meaning.retry_codes) or any(_asks_body(rule, status) for rule in meaning.rules)
+    if answer.trouble not in (None, "oversize") and is_body_asked:
         return Unsent("unreadable", f"http {status}, not whole")
+    return _refusal(answer, meaning, hidden)
+
+
+def _refusal(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
+    """What a plain no means: rejected, unless the description says more of its code or its status."""
+    detail = _said(answer, meaning, hidden)
+    if meaning.retry_codes and _found_code(answer, meaning) in meaning.retry_codes:
+        return Unsent(RETRY, detail)
+    if answer.status in meaning.gone:
+        return Accepted()
     return Rejected(_code(answer, meaning, None, hidden), detail)
 
 
@@ -165,8 +189,11 @@ def _asks_body(rule: ErrorRule, status: int) -> bool:
 
 
 def _code(answer: Answer, meaning: Meaning, default: str | None, hidden: Hidden) -> str:
-    found = text(meaning.code, _decoded(answer)) if meaning.code else None
-    return code_or(found, default or f"http_{answer.status}", hidden)
+    return code_or(_found_code(answer, meaning), default or f"http_{answer.status}", hidden)
+
+
+def _found_code(answer: Answer, meaning: Meaning) -> str | None:
+    return text(meaning.code, _decoded(answer)) if meaning.code else None
 
 
 def _said(answer: Answer, meaning: Meaning, hidden: Hidden) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from multidict import CIMultiDict
 
-from tideover.config.rest import Bulk, Operation, Rest
+from tideover.config.rest import Bulk, Operation, Rest, VoidCall
 from tideover.connectors.http.answer import ACCEPT_ENCODING, Undecodable, decode
 from tideover.model import Outgoing
 
@@ -19,7 +19,8 @@ Fields = Sequence[tuple[str, str]]
 
 MAX_PATH = 8000  # characters; no server takes a longer request line
 
-_PLACE = re.compile(r"\{(key|id)\}")
+_REFERENCE = "{reference}"
+_PLACE = re.compile(r"\{(?:key|id|reference)\}")
 _CLOSING = re.compile(rb"\}[ \t\r\n]*\Z")
 _EMPTY = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}[ \t\r\n]*")
 
@@ -53,6 +54,8 @@ def single(operation: Operation, record: Outgoing) -> Call:
     payload = record.payload
     if operation.idempotency_field is not None:
         payload = with_field(payload, operation.idempotency_field, record.id)
+    if operation.wrap is not None:
+        payload = _wrapped(operation.wrap, payload)
     header = operation.idempotency_header
     is_fixed = _PLACE.search(operation.path) is None
     path = operation.path if is_fixed else fill_path(operation.path, record)
@@ -66,41 +69,49 @@ def several(operation: Operation, bulk: Bulk, batch: Sequence[Outgoing]) -> Call
     payloads = [record.payload if field is None else with_field(record.payload, field, record.id) for record in batch]
     body = b"[" + b",".join(payloads) + b"]"
     if bulk.wrap is not None:
-        body = b"{" + orjson.dumps(bulk.wrap) + b":" + body + b"}"
+        body = _wrapped(bulk.wrap, body)
     return Call(bulk.method, bulk.path, None, (), body, is_fixed=True)
 
 
-def fill_path(path: str, record: Outgoing) -> str:
-    """The path with the record's key and id in it, percent-encoded as single segments.
+def undoing(void: VoidCall, record: Outgoing, reference: str | None) -> Call:
+    """The call that undoes what became of one record. Raises `Unusable`, as `no_reference` if it lacks one."""
+    texts = (void.path, *(void.body or {}).values())
+    if not reference and any(_REFERENCE in text for text in texts):
+        raise Unusable("no_reference", "the provider's own id of it is not known, and the void needs it")
+    path = fill_path(void.path, record, reference)
+    body = None if void.body is None else _filled_body(void.body, record, reference)
+    return Call(void.method, path, None, (), body, is_fixed=path == void.path)
 
-    Raises `Unusable` for a key that makes a segment empty, `.` or `..`: HTTP libraries resolve those even when they are
+
+def fill_path(path: str, record: Outgoing, reference: str | None = None) -> str:
+    """The path with the record's key and id and the provider's reference in it, percent-encoded as single segments.
+
+    Raises `Unusable` for one that makes a segment empty, `.` or `..`: HTTP libraries resolve those even when they are
     encoded (RFC 3986 6.2.2.2), and the request would reach another resource.
     """
+    places = _places(record, reference)
 
     def fill(match: re.Match[str]) -> str:
-        value = record.key if match[1] == "key" else record.id
+        value = places.get(match[0], match[0])
         try:
             return quote(value, safe="")
         except UnicodeEncodeError:
-            raise Unusable("unusable_key", "the key is no valid Unicode text") from None
+            raise _unusable(match[0], "is no valid Unicode text") from None
 
     filled = []
     for segment in re.split(r"([/?])", path):
         made = _PLACE.sub(fill, segment)
         if made != segment and made in ("", ".", ".."):
-            raise Unusable("unusable_key", "the key is empty or dots only, which a path can't hold")
+            raise _unusable(segment, "is empty or dots only, which a path can't hold")
         filled.append(made)
     if sum(map(len, filled)) > MAX_PATH:
-        raise Unusable("unusable_key", "the key is too long for a path")
+        raise _unusable(path, "is too long for a path")
     return "".join(filled)
 
 
 def fill_params(params: Mapping[str, str], record: Outgoing) -> dict[str, str]:
     """Query parameters with the record's key and id in them, not yet encoded."""
-    return {
-        name: _PLACE.sub(lambda match: record.key if match[1] == "key" else record.id, value)
-        for name, value in params.items()
-    }
+    return _filled(params, _places(record))
 
 
 def address(base_url: str, path: str, params: Mapping[str, str] | None = None) -> str:
@@ -125,6 +136,34 @@ def usual_headers(rest: Rest, *, has_body: bool) -> CIMultiDict[str]:
         usual["content-type"] = "application/json"
     named = {name.lower(): value for name, value in rest.headers.items()}
     return CIMultiDict({**usual, **named, "accept-encoding": ACCEPT_ENCODING})
+
+
+def _places(record: Outgoing, reference: str | None = None) -> dict[str, str]:
+    """What each placeholder stands for. One that stands for nothing is left as it is."""
+    places = {"{key}": record.key, "{id}": record.id}
+    return places if reference is None else {**places, _REFERENCE: reference}
+
+
+def _filled(texts: Mapping[str, str], places: Mapping[str, str]) -> dict[str, str]:
+    return {name: _PLACE.sub(lambda match: places.get(match[0], match[0]), text) for name, text in texts.items()}
+
+
+def _filled_body(fields: Mapping[str, str], record: Outgoing, reference: str | None) -> bytes:
+    try:
+        return orjson.dumps(_filled(fields, _places(record, reference)))
+    except TypeError:  # orjson's word for a lone surrogate
+        raise _unusable("".join(fields.values()), "is no valid Unicode text") from None
+
+
+def _unusable(text: str, why: str) -> Unusable:
+    """The fault of what the placeholders of `text` stand for."""
+    what = "reference" if _REFERENCE in text else "key"
+    return Unusable(f"unusable_{what}", f"the {what} {why}")
+
+
+def _wrapped(name: str, body: bytes) -> bytes:
+    """The JSON object that holds `body` under `name`."""
+    return b"{" + orjson.dumps(name) + b":" + body + b"}"
 
 
 def with_field(payload: bytes, name: str, value: str) -> bytes:

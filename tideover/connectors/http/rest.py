@@ -74,8 +74,7 @@ class HttpConnector:
         sender = self._sender(operation)
         if len(batch) > sender.most:
             raise Refused(f"system {self._system}: operation {operation} does not take {len(batch)} records at once")
-        own = self._deadline()
-        return await sender.send(batch, own if deadline is None else min(own, deadline))
+        return await sender.send(batch, self._deadline(deadline))
 
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
         """Whether the system has this record. `Missing` only by a 404, or a whole answer in which `found` is false."""
@@ -95,6 +94,16 @@ class HttpConnector:
         if isinstance(outcome, Rejected):
             return Unknown("lookup_rejected", outcome.detail)
         return _found(answer, lookup.found, lookup.reference) if isinstance(outcome, Accepted) else outcome
+
+    def can_void(self, operation: str) -> bool:
+        return self._sender(operation).operation.void is not None
+
+    async def void(
+        self, operation: str, record: Outgoing, reference: str | None, deadline: float | None = None
+    ) -> Outcome:
+        """Undoes an accepted call, within the system's total timeout and by `deadline`. `Accepted` only by a whole 2xx
+        in which `ok` is true, a status among `gone`, or an error rule."""
+        return await self._sender(operation).void(record, reference, self._deadline(deadline))
 
     async def probe(self) -> Outcome:
         if self._rest.probe is None:
@@ -193,8 +202,10 @@ class HttpConnector:
             raise Refused(f"system {self._system} has no operation {operation}")
         return sender
 
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._total_s
+    def _deadline(self, latest: float | None = None) -> float:
+        """When a call that begins now has to end, by `latest` in any case; on the loop's clock."""
+        own = asyncio.get_running_loop().time() + self._total_s
+        return own if latest is None else min(own, latest)
 
 
 def _found(answer: Answer, found: str, reference: str | None) -> LookUp:

@@ -1,4 +1,4 @@
-"""Delivering through one operation: one record, a batch, and a batch that is refused as a whole."""
+"""Delivering through one operation: one record, a batch, and a batch that is refused as a whole. And undoing it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from tideover.config.rest import Operation
 from tideover.connectors.http import bulk as bulks
 from tideover.connectors.http.answer import Answer
-from tideover.connectors.http.classify import Meaning, classify
-from tideover.connectors.http.requests import Call, Unusable, several, single
+from tideover.connectors.http.classify import Meaning, classify, void_meaning
+from tideover.connectors.http.requests import Call, Unusable, several, single, undoing
 from tideover.connectors.http.scrub import Hidden
 from tideover.model import Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
 
 BATCH_REJECTED = "batch_rejected"  # the Unsent code of a record whose batch was refused, maybe because of another one
+NO_VOID = "no_void"  # the Rejected code of a void that the system's description does not know
 
 Came = Answer | Unsent | Throttled | Unknown
 Send = Callable[[Call, float, Meaning], Awaitable[Came]]
@@ -65,6 +66,14 @@ class Sender:
         self._resize(len(batch), outcomes)
         return outcomes
 
+    async def void(self, record: Outgoing, reference: str | None, deadline: float) -> Outcome:
+        """Undoes what was accepted. `deadline` is on the loop's clock."""
+        void = self.operation.void
+        if void is None:
+            return Rejected(NO_VOID, "the operation's description has no void")
+        meaning = void_meaning(self._meaning, void)
+        return await self._call(lambda: undoing(void, record, reference), meaning, record, deadline)
+
     async def _send_part(self, part: Sequence[Outgoing], deadline: float) -> Outcome | list[Outcome]:
         if len(part) == 1:
             return await self._send_one(part[0], deadline)
@@ -79,12 +88,16 @@ class Sender:
         return bulks.outcomes(came, self.operation.bulk, self._meaning, part, self._hidden_of(part))
 
     async def _send_one(self, record: Outgoing, deadline: float) -> Outcome:
+        return await self._call(lambda: single(self.operation, record), self._meaning, record, deadline)
+
+    async def _call(self, prepare: Callable[[], Call], meaning: Meaning, record: Outgoing, deadline: float) -> Outcome:
+        """One call about one record. `prepare` raises `Unusable` if the record can't be put into it."""
         try:
-            call = single(self.operation, record)
+            call = prepare()
         except Unusable as error:
             return Rejected(error.code, error.detail)
-        came = await self._send(call, deadline, self._meaning)
-        return classify(came, self._meaning, self._hidden_of([record])) if isinstance(came, Answer) else came
+        came = await self._send(call, deadline, meaning)
+        return classify(came, meaning, self._hidden_of([record])) if isinstance(came, Answer) else came
 
     def _resize(self, sent: int, outcomes: Sequence[Outcome]) -> None:
         if any(isinstance(outcome, Unsent) and outcome.code == BATCH_REJECTED for outcome in outcomes):

@@ -150,6 +150,7 @@ class Wire:
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S, ssl=self._tls()),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            skip_auto_headers=("Content-Type",),  # a POST without a body has no type; aiohttp makes one up
             trace_configs=[_tracing()],
         )
 

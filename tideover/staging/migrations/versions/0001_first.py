@@ -39,6 +39,7 @@ def upgrade() -> None:
     _create_attempts()
     _create_books()
     _create_systems()
+    _create_groups()
 
 
 def _create_lanes() -> None:
@@ -52,15 +53,17 @@ def _create_lanes() -> None:
         sa.Column("done_seq", sa.BigInteger, nullable=False),
         sa.Column("last_hash", sa.LargeBinary, nullable=False),
         sa.Column("state", sa.SmallInteger, nullable=False),
+        sa.Column("priority", sa.SmallInteger, nullable=False, server_default=sa.text("3")),
         _micros("due_us"),
         _micros("lease_until_us"),
         _count("token"),
         _text("system", "''"),
+        _text("avoid", "''"),
         sa.Column("in_doubt", sa.Integer, nullable=False, server_default=sa.text("0")),
         _micros("doubted_us"),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     )
-    _partial_index("lane_waiting", "lane", ["route", "due_us", "id"], "state = 1")
+    _partial_index("lane_waiting", "lane", ["route", "priority", "due_us", "id"], "state = 1")
     _partial_index("lane_drained", "lane", ["due_us"], "state = 0")
     op.create_table(
         "record",
@@ -166,6 +169,7 @@ def _create_systems() -> None:
         _micros("paused_until_us"),
         _count("prober"),
         _micros("prober_until_us"),
+        _micros("rate_us"),
     )
     op.create_table(
         "outage",
@@ -180,3 +184,53 @@ def _create_systems() -> None:
         _count("backlog"),
     )
     _partial_index("outage_open", "outage", ["system"], "drained_us = 0")
+
+
+def _create_groups() -> None:
+    op.create_table(
+        "failover_group",
+        sa.Column("name", sa.Text, primary_key=True),
+        _count("version"),
+        _text("state"),
+    )
+    op.create_table(
+        "turn",
+        _numbered(),
+        _text("failover_group"),
+        _text("kind"),
+        _text("before"),
+        _text("after"),
+        _text("why"),
+        _text("author"),
+        _micros("failed_us"),
+        _micros("at_us"),
+        _micros("served_us"),
+    )
+    op.create_index("turn_group", "turn", ["failover_group", "id"])
+    op.create_table(
+        "reconciliation",
+        _numbered(),
+        _text("failover_group"),
+        _text("route"),
+        sa.Column("lane", sa.BigInteger, nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
+        _text("record"),
+        _text("key"),
+        _text("system"),
+        _micros("doubted_us"),
+        _micros("opened_us"),
+        _micros("due_us"),
+        _micros("lease_until_us"),
+        _count("token"),
+        sa.Column("misses", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        _text("state", "'open'"),
+        sa.Column("reference", sa.Text),
+        _text("other_system", "''"),
+        sa.Column("other_reference", sa.Text),
+        _text("detail", "''"),
+        _text("author", "''"),
+        _micros("closed_us"),
+    )
+    _partial_index("reconciliation_open", "reconciliation", ["system", "due_us"], "closed_us = 0")
+    op.create_index("reconciliation_lane", "reconciliation", ["lane"])

@@ -1,0 +1,271 @@
+"""One system's side of a delivery: what it holds for it, who sends it, who settles it, and whether it may be called.
+
+    hand ──▶ senders (as many as the system may be asked at once) ──▶ settler
+                                                                        │
+    shut: probe it when it is time, ask it what became of what      ◀───┘  the gate: breaker and pause
+          may have reached it; open: reconcile what was sent elsewhere
+
+Each line has its own connector, tasks and queues, so that a provider which hangs delays no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tideover.config.models import Route
+from tideover.connectors.port import Connector
+from tideover.errors import HubUnavailable
+from tideover.hub.hand import Hand
+from tideover.hub.probing import Prober
+from tideover.hub.reconciling import Reconciler
+from tideover.hub.routing import Shape, group_wish
+from tideover.hub.runs import Held, Run, Sender
+from tideover.hub.runtime import Runtime
+from tideover.hub.settler import Counts, Settler
+from tideover.model import NORMAL, SECOND_US, Lease
+from tideover.policy.breaker import State
+from tideover.staging.desks import Claim
+from tideover.staging.systems import Gate
+
+DEPTH = 10  # records of one lane under one lease
+HAND_LANES = 1_000
+SLOW_POLL_S = 0.25
+ASK_LANES = 5  # at a time, of a system that may be in trouble
+ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
+RECONCILE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all lines of a delivery have in common. `stirred` is set whenever something changed that is worth a look."""
+
+    rt: Runtime
+    routes: Mapping[str, Route]
+    group: str  # the failover group; empty where the target is a single system
+    lease_margin_s: float
+    is_stopped: Callable[[], bool]
+    counts: Counts
+    stirred: asyncio.Event
+
+
+class Line:
+    """Delivers to one system what the claimer puts into its hand."""
+
+    def __init__(self, terms: Terms, system: str, connector: Connector, gate: Gate, shape: Shape | None) -> None:
+        rt = terms.rt
+        self.system, self.gate = system, gate
+        self.has_looked = False  # since the gate was found shut, somebody has tried whether the system is back
+        self._terms, self._rt, self._connector = terms, rt, connector
+        self._concurrency = rt.system(system).limits.concurrency
+        self._call_s = rt.system(system).timeouts.total
+        self.lease_s = self._call_s + terms.lease_margin_s
+        self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
+        self._busy = self._asking = 0
+        self._is_open = gate.lets_through
+        self._shut = asyncio.Event()
+        if not self._is_open:
+            self._shut.set()
+        self._claiming: set[asyncio.Future[Any]] = set()
+        self._senders = {
+            name: Sender(
+                connector,
+                route.target.operation,
+                rt.resolve_rule(name, system),
+                self._call_s,
+                rt.monotonic,
+                shape,
+            )
+            for name, route in terms.routes.items()
+        }
+        breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
+        rules = {name: rt.route_rule(name) for name in terms.routes}
+        self._settler = Settler(
+            rt, system, rules, breaker_rule, terms.counts, self.note, group=terms.group, on_settled=terms.stirred.set
+        )
+        self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
+        self._reconciler = Reconciler(rt, system, connector, self._call_s)
+
+    @property
+    def is_open(self) -> bool:
+        """True while the system may be called, as far as this worker knows."""
+        return self._is_open
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing is held, under way or unsettled."""
+        return not (len(self._hand) or self._busy or self._asking) and self._settler.is_idle
+
+    def room(self, route: str) -> int:
+        """For how many lanes of a route there is room; 0 while the hand is half full, so that claims are worth it."""
+        if not self._is_open:
+            return 0
+        wanted = min(2 * self._concurrency * self._size(route), HAND_LANES)
+        room = wanted - self._hand.count(route)
+        return room if 2 * room >= wanted else 0
+
+    def add(self, route: str, leases: Sequence[Lease], claimed_at: float) -> None:
+        """Take leases into the hand; back they go at once where the gate was shut meanwhile."""
+        held = [self._hold(lease, claimed_at) for lease in leases]
+        if self._is_open:
+            self._hand.add(route, held)
+        else:
+            self._give_back(held)
+
+    def note(self, gate: Gate) -> None:
+        """Take note of the system's gate; a shut one empties the hand."""
+        self.gate = gate
+        if gate.lets_through == self._is_open:
+            return
+        self._is_open = gate.lets_through
+        self.has_looked = False
+        if self._is_open:
+            self._shut.clear()
+        else:
+            self._shut.set()
+            self._give_back(self._hand.empty())
+        self._terms.stirred.set()
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What has to run beside the claimer; none of them ever returns."""
+        tasks = [self._settler.run(), self._look_forever(), *(self._send_forever() for _ in range(self._concurrency))]
+        if self._terms.group:
+            if askable := [name for name, sender in self._senders.items() if sender.rule.can_ask]:
+                tasks.append(self._ask_forever(askable))
+            if any(route.on_unknown == "reroute" for route in self._terms.routes.values()):
+                tasks.append(self._reconcile_forever())
+        return tasks
+
+    async def give_everything_back(self) -> None:
+        """What is held and not begun, once the senders are stopped; and settle it."""
+        self._give_back(self._hand.empty())
+        for claiming in list(self._claiming):
+            with suppress(HubUnavailable):
+                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in await claiming])
+        await self._settler.flush()
+
+    # --- sending --------------------------------------------------------------------------------------------
+
+    def _hold(self, lease: Lease, claimed_at: float, *, is_probe: bool = False) -> Held:
+        return Held(lease, claimed_at + self.lease_s, claimed_at, is_probe)
+
+    def _give_back(self, leases: Sequence[Held]) -> None:
+        for held in leases:
+            self._settler.put(Run(held))
+
+    def _size(self, route: str) -> int:
+        """How many records one call carries now: a connector takes fewer while a system refuses whole batches."""
+        return self._connector.batch_size(self._terms.routes[route].target.operation)
+
+    def _is_wanted(self) -> bool:
+        return self._is_open and not self._terms.is_stopped()
+
+    async def _send_forever(self) -> None:
+        while True:
+            route, group = await self._hand.draw(self._size)
+            over: list[Run] = []
+            self._busy += 1
+            try:
+                await self._senders[route].work_off(group, self._is_wanted, over.append)
+            finally:
+                for run in over:
+                    self._settler.put(run)
+                self._busy -= 1
+            if any(run.met_trouble for run in over):
+                # The breaker may have opened: know before the next call, or each sender hangs once more.
+                await self._settler.flush()
+
+    # --- while the gate is shut -----------------------------------------------------------------------------
+
+    async def _look_forever(self) -> None:
+        while True:
+            await self._shut.wait()
+            with suppress(HubUnavailable):  # the claimer meets it too, and decides
+                await self._look()
+            if not self._is_open:
+                await self._rt.sleep(min(self.gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
+
+    async def _look(self) -> None:
+        """Let what is under way end; find out whether the system is back, if it is time and nobody else does."""
+        while self._busy or not self._settler.is_idle:
+            await self._settler.something_settled()
+        gate = await self._rt.store.gate(self.system)
+        if gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0:
+            gate = await self._prober.probe(self._probe_with_a_record, gate)
+        self.note(gate)
+        self.has_looked = True
+        self._terms.stirred.set()
+
+    async def _probe_with_a_record(self) -> Gate | None:
+        """Send one real record through the half-open breaker; None when none waits that it may have."""
+        for name in self._terms.routes:
+            claimed_at = self._rt.monotonic()
+            leases = await self._known(self._rt.store.claim_probe(self._wish(name, depth=1), self.system))
+            for lease in leases:
+                held = self._hold(lease, claimed_at, is_probe=True)
+                await self._senders[name].work_off([held], lambda: True, self._settler.put)
+                while not self._settler.is_idle:
+                    await self._settler.something_settled()
+                return await self._rt.store.gate(self.system)
+        return None
+
+    def _wish(self, route: str, depth: int = DEPTH) -> Claim:
+        return Claim(
+            route=route,
+            rooms={self.system: 1},
+            order=self._terms.routes[route].order,
+            depth=depth,
+            lease_us=int(self.lease_s * SECOND_US),
+            group=group_wish(self._rt.config, route),
+        )
+
+    async def _known(self, claim: Coroutine[Any, Any, Sequence[Lease]]) -> Sequence[Lease]:
+        """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
+        claiming = asyncio.ensure_future(claim)
+        self._claiming.add(claiming)
+        answer = await asyncio.shield(claiming)
+        self._claiming.discard(claiming)
+        return answer
+
+    async def _ask_forever(self, routes: Sequence[str]) -> None:
+        """A system that may get nothing can often still be asked. What it says frees a record for another provider, or
+        settles it; so ask, gently: rarer with each question that is not answered."""
+        wait_s = ASK_EVERY_S
+        while True:
+            await self._rt.sleep(wait_s)
+            wait_s = ASK_EVERY_S
+            if self._is_open or self.gate.is_paused:
+                continue
+            with suppress(HubUnavailable):
+                for name in routes:
+                    if not await self._ask(name):
+                        wait_s = min(2 * wait_s, ASK_AT_LEAST_EVERY_S)
+                        break
+
+    async def _ask(self, route: str) -> bool:
+        claimed_at = self._rt.monotonic()
+        wish = self._wish(route)
+        leases = await self._known(self._rt.store.claim_doubted(wish, self.system, ASK_LANES))
+        held = [self._hold(lease, claimed_at) for lease in leases]
+        self._asking += 1
+        try:
+            return await self._senders[route].ask(held, self._settler.put)
+        finally:
+            self._asking -= 1
+
+    # --- while it is open -----------------------------------------------------------------------------------
+
+    async def _reconcile_forever(self) -> None:
+        while True:
+            if self._is_open:
+                with suppress(HubUnavailable):
+                    await self._reconciler.work()
+            await self._rt.sleep(RECONCILE_EVERY_S)
+
+
+def _priority(route: Route) -> int:
+    """Of all the route's records where they have one, else the middle: its claims are in order of theirs anyway."""
+    return route.priority if isinstance(route.priority, int) else NORMAL

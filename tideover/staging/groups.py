@@ -1,0 +1,182 @@
+"""Each failover group's trust, first choice and pin, as one row that all workers share; and what happened to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+
+from tideover.errors import Refused
+from tideover.model import HubEvent
+from tideover.policy.breaker import State
+from tideover.policy.failover import (
+    GroupRule,
+    GroupState,
+    Health,
+    Phase,
+    Pin,
+    Trust,
+    Turn,
+    TurnKind,
+    advance,
+    canary_ended,
+    hurried,
+)
+from tideover.staging.database import Transaction
+from tideover.staging.events import announce
+from tideover.staging.systems import SystemRow, load_all
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRow:
+    """A turn as it was recorded. `served_us`: when the provider after it first accepted a record; 0 before that."""
+
+    kind: str
+    before: str
+    after: str
+    why: str
+    author: str
+    failed_us: int
+    at_us: int
+    served_us: int
+
+
+def health_of(row: SystemRow) -> Health:
+    b = row.breaker
+    is_open = b.state is not State.CLOSED
+    return Health(is_open, b.first_failure_us, b.opened_us, b.closed_us, row.paused_until_us, b.reason)
+
+
+def load(tx: Transaction, name: str, *, for_update: bool = False) -> GroupState:
+    """The group's state; one that was never written has every provider serving."""
+    lock = tx.dialect.for_update if for_update else ""
+    if for_update:
+        tx.conn.execute(
+            text("insert into failover_group (name, state) values (:name, :state) on conflict (name) do nothing"),
+            {"name": name, "state": _encode(GroupState())},
+        )
+    stored = tx.conn.execute(text(f"select state from failover_group where name = :name {lock}"), {"name": name})
+    found = stored.scalar()
+    return _decode(found) if found else GroupState()
+
+
+def save(tx: Transaction, name: str, state: GroupState, turns: Sequence[Turn]) -> None:
+    """Write a group that was loaded `for_update`, and what happened to it."""
+    tx.conn.execute(
+        text("update failover_group set version = version + 1, state = :state where name = :name"),
+        {"name": name, "state": _encode(state)},
+    )
+    for turn in turns:
+        _record(tx, name, turn)
+
+
+def current(
+    tx: Transaction, name: str, rule: GroupRule, health: Mapping[str, Health], *, is_exclusive: bool = False
+) -> GroupState:
+    """The group as it is now: time and breakers may have moved it. `is_exclusive`: nobody else changes it meanwhile."""
+    state = load(tx, name, for_update=is_exclusive)
+    moved, turns = advance(state, rule, health, tx.now_us)
+    if moved == state:
+        return state
+    if not is_exclusive:
+        state = load(tx, name, for_update=True)
+        moved, turns = advance(state, rule, health, tx.now_us)
+    if moved != state:
+        save(tx, name, moved, turns)
+    return moved
+
+
+def look(tx: Transaction, name: str, rule: GroupRule) -> GroupState:
+    """The group as it is now, by its providers' own rows."""
+    rows = load_all(tx, rule.providers)
+    return current(tx, name, rule, {system: health_of(row) for system, row in rows.items()})
+
+
+def end_canary(tx: Transaction, name: str, system: str, is_good: bool | None) -> None:
+    """Count what became of a provider's canary."""
+    before = load(tx, name, for_update=True)
+    after, turns = canary_ended(before, system, is_good, tx.now_us)
+    if after != before:
+        save(tx, name, after, turns)
+
+
+def pin(tx: Transaction, name: str, rule: GroupRule, system: str, why: str, author: str) -> GroupState:
+    """Everything goes to this provider until the pin is removed. Raises `Refused` for one that is not in the group."""
+    if system not in rule.providers:
+        raise Refused(f"{system} is not a provider of {name}; it has {', '.join(rule.providers)}")
+    look(tx, name, rule)
+    before = load(tx, name, for_update=True)
+    after = GroupState(before.trusts, before.serving, Pin(system, why, author, tx.now_us))
+    first = before.pin.system if before.pin else before.serving or ""
+    save(tx, name, after, [Turn(TurnKind.PIN, first, system, why, author)])
+    return after
+
+
+def unpin(tx: Transaction, name: str, rule: GroupRule, why: str, author: str) -> GroupState:
+    """The group decides by itself again. Removing no pin changes nothing."""
+    before = load(tx, name, for_update=True)
+    if before.pin is None:
+        return before
+    after = GroupState(before.trusts, before.serving)
+    save(tx, name, after, [Turn(TurnKind.UNPIN, before.pin.system, before.serving or "", why, author)])
+    return look(tx, name, rule)
+
+
+def hurry(tx: Transaction, name: str, rule: GroupRule, system: str) -> GroupState:
+    """End a provider's dwell now."""
+    look(tx, name, rule)
+    before = load(tx, name, for_update=True)
+    after = hurried(before, system, tx.now_us)
+    if after != before:
+        turn = Turn(TurnKind.CANARY, "", system, "an operator ended its dwell")
+        save(tx, name, after, [turn])
+    return after
+
+
+def note_service(tx: Transaction, name: str, system: str) -> None:
+    """The provider accepted its first record after a failover to it."""
+    tx.conn.execute(
+        text(
+            "update turn set served_us = :now where served_us = 0 and id = ("
+            "select max(id) from turn where failover_group = :name and kind = :kind and after = :system)"
+        ),
+        {"now": tx.now_us, "name": name, "kind": TurnKind.FAILOVER.value, "system": system},
+    )
+
+
+def turns(tx: Transaction, name: str, limit: int) -> list[TurnRow]:
+    """What happened to the group, newest first."""
+    rows = tx.conn.execute(
+        text(
+            "select kind, before, after, why, author, failed_us, at_us, served_us from turn "
+            "where failover_group = :name order by id desc limit :n"
+        ),
+        {"name": name, "n": limit},
+    )
+    return [TurnRow(*row) for row in rows]
+
+
+def _record(tx: Transaction, name: str, turn: Turn) -> None:
+    values = {"kind": turn.kind.value, "before": turn.before, "after": turn.after, "why": turn.why}
+    tx.conn.execute(
+        text(
+            "insert into turn (failover_group, kind, before, after, why, author, failed_us, at_us) "
+            "values (:name, :kind, :before, :after, :why, :author, :failed, :now)"
+        ),
+        {**values, "name": name, "author": turn.author, "failed": turn.failed_us, "now": tx.now_us},
+    )
+    detail = {"before": turn.before, "after": turn.after, "why": turn.why, "author": turn.author}
+    announce(tx, HubEvent(f"tideover.group.{turn.kind.value}", name, detail))
+
+
+def _encode(state: GroupState) -> str:
+    return orjson.dumps(asdict(state)).decode()
+
+
+def _decode(stored: str) -> GroupState:
+    fields: dict[str, Any] = orjson.loads(stored)
+    trusts = {name: Trust(**{**trust, "phase": Phase(trust["phase"])}) for name, trust in fields["trusts"].items()}
+    return GroupState(trusts, fields["serving"], Pin(**fields["pin"]) if fields["pin"] else None)
