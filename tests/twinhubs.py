@@ -79,16 +79,44 @@ class TwinSecrets:
         raise AssertionError("the tests' hub has no encryption")
 
 
-def write_hub(folder: Path, url: str, routes: Mapping[str, Any], systems: Mapping[str, Any] | None = None) -> Path:
+SHIPMENTS: dict[str, Any] = {
+    "source": {"system": "crm", "stream": "orders"},
+    "mapping": {"fields": {"external_shipment_id": "id", "total": "total"}},
+    "target": {"group": "shipping", "operation": "create-shipment"},
+    "key": "id",
+    "retry": {"base": "20ms", "cap": "200ms"},
+}
+SHIPPING: dict[str, Any] = {
+    "providers": [
+        "carrier-a",
+        {"system": "carrier-b", "mapping": {"fields": {"reference": "external_shipment_id", "total": "total"}}},
+    ],
+    "live_share": "0%",
+    "failback": {"dwell": "200ms", "max_dwell": "2s", "canary": 2, "ramp": "200ms"},
+}
+
+
+def write_hub(
+    folder: Path,
+    url: str,
+    routes: Mapping[str, Any],
+    systems: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+) -> Path:
     """A `hub.yaml` for twins; systems get their preset and quick timeouts."""
-    names = {r["source"]["system"] for r in routes.values()} | {r["target"]["system"] for r in routes.values()}
+    names = {route["source"]["system"] for route in routes.values()}
+    names |= {route["target"]["system"] for route in routes.values() if "system" in route["target"]}
+    for group in (groups or {}).values():
+        names |= {p if isinstance(p, str) else p["system"] for p in group["providers"]}
     described = {
         name: {"preset": f"twin-{name}", "block": BLOCKS[name], **QUICK, **(systems or {}).get(name, {})}
         for name in sorted(names)
     }
     staging = {"sqlite": make_url(url).database} if url.startswith("sqlite") else {"env": "TIDEOVER_TEST_URL"}
     file = folder / "hub.yaml"
-    hub = {"name": "test", "staging": staging, "systems": described, "routes": dict(routes)}
+    hub: dict[str, Any] = {"name": "test", "staging": staging, "systems": described, "routes": dict(routes)}
+    if groups:
+        hub["groups"] = dict(groups)
     file.write_text(json.dumps(hub, indent=1))  # JSON is YAML, and never has an alias
     return file
 
@@ -100,10 +128,11 @@ async def twin_hub(
     secrets: TwinSecrets,
     routes: Mapping[str, Any],
     systems: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Runtime]:
     """A hub as `open_hub` makes it."""
     os.environ["TIDEOVER_TEST_URL"] = url
-    async with open_hub(write_hub(folder, url, routes, systems), secrets=secrets, migrate=True) as rt:
+    async with open_hub(write_hub(folder, url, routes, systems, groups), secrets=secrets, migrate=True) as rt:
         yield rt
 
 

@@ -19,6 +19,7 @@ from tideover.config.models import Hub, System
 from tideover.connectors.port import Connector
 from tideover.errors import AccessError
 from tideover.hub import upkeep
+from tideover.hub.delivery import Delivery
 from tideover.hub.reconciling import Reconciled, Reconciler, reconcile
 from tideover.hub.runtime import Runtime
 from tideover.model import (
@@ -400,3 +401,31 @@ async def test_reconcile_raises_the_cases_of_a_system_that_is_gone(scene: Scene)
     assert await reconcile(scene.rt) == {"carrier-z": Reconciled(raised=1)}
     [case] = await scene.rt.store.cases(Selection())
     assert case.detail == "carrier-z is no longer in the configuration"
+
+
+# --- from end to end ------------------------------------------------------------------------------------------
+
+
+async def test_order_whose_answer_was_lost_is_rerouted_and_voided_where_it_is_too_many(database_url: str) -> None:
+    """Carrier-a ships it, but its answer is lost and it can't be asked; carrier-b ships it too; carrier-a is back."""
+    carriers = {name: Carrier() for name in ("shop", A, B)}
+    a = carriers[A]
+    a.loses_answer, a.probe_outcome, a.says = True, Unsent("refused"), lambda _: Unknown("reset")
+    async with running(config(), database_url, carriers) as rt:
+        await rt.store.stage(Batch("orders", "shop", [NewRecord("k", b"{}")]))
+        stop = asyncio.Event()
+        delivery = asyncio.create_task(Delivery(rt, "shipping", linger_s=60, stop=stop).run())
+        try:
+            async with asyncio.timeout(30):
+                while not carriers[B].effects:
+                    await asyncio.sleep(0.05)
+                a.loses_answer, a.probe_outcome, a.says = False, Accepted(), lambda _: None
+                await rt.store.force(A, "auto", "it is back")
+                while (await sql(database_url, "select state from reconciliation")) != [("voided",)]:
+                    await asyncio.sleep(0.05)
+        finally:
+            stop.set()
+            await delivery
+        [books] = await rt.store.audit(["orders"])
+        assert (books.delivered, books.waiting, books.faults) == (1, 0, ())
+    assert (len(a.effects), a.standing(), len(carriers[B].standing())) == (1, [], 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, cell, console, line, number, span, stamp, table
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
     from tideover.staging.reconciliation import Listed
 
 LIMIT = 50
-_STATES = {
-    "raised": ("needs a person", "bold red"),
-    "voiding": ("being voided", "yellow"),
-    "open": ("being asked about", "yellow"),
-}
+_STATES = {"raised": "bold red", "voiding": "yellow", "open": "yellow"}
 
 
 async def reconciliation(
@@ -130,32 +127,36 @@ def as_json(case: Listed) -> dict[str, object]:
 
 
 def _show(listed: Sequence[Listed], now_us: int) -> None:
+    """A table per route, the one with the most urgent case first, as ids must fit on a screen whole to be copied; each
+    provider with its reference. Then why each of those needs a person."""
     raised = [c for c in listed if c.state == "raised"]
-    out = console()
-    out.print(line((tell(len(listed) - len(raised), len(raised)), "bold")))
-    columns = ("record", "route", "key", "may be at", "reference there", "has it", "reference here", "since", "state")
-    rows = table(columns, right=("since",), wide=("key", "reference there", "reference here"))
+    by_route: dict[str, list[Listed]] = {}
     for c in listed:
-        word, style = _STATES[c.state.value]
-        rows.add_row(
-            cell(c.record, "cyan"),
-            cell(c.route),
-            cell(c.key, "bold"),
-            cell(c.system),
-            cell(c.reference or ""),
-            cell(c.other_system or "nobody"),
-            cell(c.other_reference or ""),
-            span(max(now_us - c.doubted_us, 0) / SECOND_US),
-            cell(word, style),
-        )
-    out.print(rows)
+        by_route.setdefault(c.route, []).append(c)
+    out = console()
+    out.print(line(tell(len(listed) - len(raised), len(raised))))
+    for route, cases in by_route.items():
+        out.print()
+        out.print(line((route, "bold")))
+        columns = ("record", "key", "may be at", "has it", "since", "state")
+        rows = table(columns, right=("since",), wide=("key", "may be at", "has it"))
+        for c in cases:
+            age = span(max(now_us - c.doubted_us, 0) / SECOND_US)
+            there, here = _holder(c.system, c.reference), _holder(c.other_system or "nobody", c.other_reference)
+            state = cell(c.state.value, _STATES[c.state.value])
+            rows.add_row(cell(c.record, "cyan"), cell(c.key, "bold"), there, here, age, state)
+        out.print(rows)
+    if not raised:
+        return
+    out.print()
     for c in raised:
         out.print(line((f"{c.record}: ", "cyan"), c.detail), soft_wrap=True)
-    if raised:
-        out.print(
-            line(("→ ", "cyan"), "cancel one of the two by hand, then: tideover reconciliation settle ID --why TEXT"),
-            soft_wrap=True,
-        )
+    hint = "look at both, undo what is too many, then: tideover reconciliation settle ID --why TEXT"
+    out.print(line(("→ ", "cyan"), hint), soft_wrap=True)
+
+
+def _holder(system: str, reference: str | None) -> Text:
+    return line(system, (f" {reference}" if reference else "", "dim"))
 
 
 def tell(open_: int, raised: int) -> str:
