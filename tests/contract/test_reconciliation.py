@@ -29,9 +29,10 @@ from tideover.model import (
 )
 from tideover.policy.reconcile import Absent, Adopt, Later, Means, Raise, State, Verdict, Voided, VoidIt
 from tideover.staging import parking, reconciliation, reports
+from tideover.staging.cases import Asked, Case, Undone
 from tideover.staging.database import Transaction, open_database
 from tideover.staging.ledger import Entry, enter
-from tideover.staging.reconciliation import Asked, Case, Listed, Selection, Undone
+from tideover.staging.reconciliation import Listed, Selection
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
 
@@ -96,7 +97,7 @@ class Hub:
 
         def work(tx: Transaction) -> None:
             place = (lane, seq, record, "orders", system, 1)
-            reconciliation._trace(tx, place, "send", ("accepted", "", "", reference))
+            reconciliation.trace(tx, place, "send", ("accepted", "", "", reference))
             tx.conn.execute(
                 text(
                     "update lane set done_seq = done_seq + 1, lease_until_us = 0, in_doubt = 0, "

@@ -16,8 +16,8 @@ from tideover.hub.runtime import Runtime
 from tideover.model import Found, lane_id
 from tideover.policy.reconcile import Means
 from tideover.staging import reconciliation
+from tideover.staging.cases import Asked
 from tideover.staging.database import Transaction
-from tideover.staging.reconciliation import Asked
 
 NO_VOID = Means(can_ask=True, can_void=False, settle_s=1.0)
 

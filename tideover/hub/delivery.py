@@ -12,7 +12,7 @@ in the staging database, so that all workers follow one policy (`policy.choice`)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from tideover.errors import AccessError, HubUnavailable
@@ -62,6 +62,7 @@ class Delivery:
         self._lines: dict[str, Line] = {}
         self._claiming: asyncio.Future[Claimed] | None = None
         self._marks: dict[tuple[str, frozenset[str]], tuple[Mark | None, float]] = {}
+        self._quota_wait_s = 0.0
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
     async def run(self) -> Progress:
@@ -155,7 +156,7 @@ class Delivery:
         for name in self._routes:
             rooms = {system: line.room(name) for system, line in self._lines.items()}
             rooms = {system: room for system, room in rooms.items() if room}
-            if rooms:
+            if rooms and self._is_worth_claiming(name, rooms):
                 got |= await self._claim_route(name, rooms)
         if got:
             return True
@@ -163,6 +164,14 @@ class Delivery:
             await self._something_stirred()
             return True
         return False
+
+    def _is_worth_claiming(self, name: str, rooms: Mapping[str, int]) -> bool:
+        """Where every provider takes every record, and the one that gets them has no room, the others only get their
+        share of what it gets: that can wait until it has."""
+        wish, state = self._wishes[name], self.progress.state
+        if wish is None or wish.eligible is not None or state is None or state.serving not in self._lines:
+            return True
+        return state.serving in rooms or not self._lines[state.serving].is_open
 
     async def _claim_route(self, name: str, rooms: dict[str, int]) -> bool:
         began = self._rt.monotonic()
@@ -189,6 +198,7 @@ class Delivery:
             leases = [lease for lease in claimed.leases if lease.system == system]
             if leases:
                 self._lines[system].add(name, leases, began)
+        self._quota_wait_s = claimed.quota_wait_s
         self._episodes.note(claimed, began)
         return bool(claimed.leases) or claimed.mark is not None
 
@@ -216,13 +226,17 @@ class Delivery:
         """Nothing can be claimed now. Wait a little, or say that the delivery is over."""
         ready = [line.system for line in self._lines.values() if line.is_open]
         outlook = await self._rt.store.outlook(list(self._routes), ready)
-        wait_s = max((outlook.due_us - outlook.now_us) / SECOND_US, 0.0) if outlook.due_us is not None else None
+        wait_s: float | None = None
+        if outlook.due_us is not None:
+            wait_s = max((outlook.due_us - outlook.now_us) / SECOND_US, self._quota_wait_s)
         if self._rt.monotonic() >= until and self._has_looked:
             if wait_s is None and not outlook.is_pinned:
                 return Ending.DRAINED
             if wait_s is None or not self._is_worth_waiting(wait_s):
                 return self._why_not_drained()
-        await self._something_stirred(poll_s if wait_s is None else max(min(wait_s, poll_s), POLL_S / 5))
+        if self._quota_wait_s:
+            poll_s = min(self._quota_wait_s, SLOW_POLL_S)
+        await self._something_stirred(poll_s if wait_s is None else max(min(wait_s, poll_s), poll_s / 5))
         return None
 
     @property

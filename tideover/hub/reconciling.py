@@ -16,7 +16,7 @@ from tideover.hub.runtime import Runtime
 from tideover.model import SECOND_US, Accepted, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
 from tideover.policy.breaker import Result
 from tideover.policy.reconcile import Absent, Adopt, Later, Means, Raise, Verdict, Voided, VoidIt, backoff_s
-from tideover.staging.reconciliation import Asked, Case, Undone
+from tideover.staging.cases import Asked, Case, Undone
 
 LEASE_MARGIN_S = 30.0  # as a delivery's: how much longer a lease lasts than its calls can take
 CASES = 20

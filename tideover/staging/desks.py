@@ -143,6 +143,10 @@ class SingleDesk:
     def room(self) -> int:
         return min(self._room, self._quotas.left(self._system, self._room))
 
+    @property
+    def quota_wait_s(self) -> float:
+        return self._quotas.wait_s
+
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         pass
 
@@ -213,7 +217,8 @@ class GroupDesk:
         self._wish, self._rule, self._now_us = wish, wish.rule, tx.now_us
         self._lease_us, self._quotas = lease_us, quotas
         self._health = {name: groups.health_of(row) for name, row in rows.items()}
-        self._rooms = {name: room for name, room in rooms.items() if rows[name].gate(tx.now_us).lets_through}
+        self._open = [name for name in self._rule.providers if rows[name].gate(tx.now_us).lets_through]
+        self._rooms = {name: room for name, room in rooms.items() if name in self._open}
         self.state = groups.current(tx, wish.name, self._rule, self._health)
         self._is_changed = False
         if any(
@@ -224,18 +229,22 @@ class GroupDesk:
 
     @property
     def ready(self) -> Sequence[str]:
-        return list(self._rooms)
+        return [name for name, room in self._rooms.items() if room > 0]
 
     @property
     def room(self) -> int:
         return sum(self._quotas.left(name, room) for name, room in self._rooms.items())
+
+    @property
+    def quota_wait_s(self) -> float:
+        return self._quotas.wait_s
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         if self._wish.reroute_after_s is not None:
             self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
 
     def decide(self, head: Head) -> Decision:
-        if head.in_doubt and head.system in self._rooms:
+        if head.in_doubt and head.system in self._open:
             return self._taken(head, Send(head.system), head.in_doubt)
         if not head.records:
             return Skip()  # its records are gone: the audit says so

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from sqlalchemy import text
 
-from tideover.policy.quota import RateRule, permits, spent
+from tideover.model import SECOND_US
+from tideover.policy.quota import RateRule, permits, spent, wait_us
 from tideover.staging.database import Transaction
 
 
@@ -27,10 +28,20 @@ class Quotas:
             self._left[system] -= records
             self._spent[system] += records
 
+    @property
+    def wait_s(self) -> float:
+        """How long until a system whose quota is used up may get another record; 0 where none is."""
+        empty = [name for name, left in self._left.items() if left <= 0]
+        waits = [wait_us(self._rates[name], self._after(name), self._now_us) for name in empty]
+        return min(waits, default=0) / SECOND_US
+
+    def _after(self, name: str) -> int:
+        return spent(self._rates[name], self._unused_us[name], self._now_us, self._spent[name])
+
     def write(self, tx: Transaction) -> None:
         for name, records in self._spent.items():
             if records:
-                rate_us = spent(self._rates[name], self._unused_us[name], self._now_us, records)
+                rate_us = self._after(name)
                 tx.conn.execute(
                     text("update system set rate_us = :rate_us where name = :name"), {"rate_us": rate_us, "name": name}
                 )

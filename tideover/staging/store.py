@@ -16,6 +16,7 @@ from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
 from tideover.policy.reconcile import Verdict
 from tideover.staging import (
+    cases,
     desks,
     events,
     groups,
@@ -41,12 +42,14 @@ class Claimed:
     """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
 
     `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
+    `quota_wait_s`: how long until a system whose rate limit is used up may get more; 0 where none is.
     """
 
     gates: Mapping[str, systems.Gate]
     leases: Sequence[Lease]
     mark: desks.Mark | None
     state: GroupState | None
+    quota_wait_s: float = 0.0
 
 
 class Store:
@@ -92,7 +95,7 @@ class Store:
             desk = desks.open_desk(tx, wish, rows)
             found = leases.claim(tx, wish, desk, self._sealer)
             state = desk.state if isinstance(desk, desks.GroupDesk) else None
-            return Claimed(gates, found.leases, found.mark, state)
+            return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s)
 
         return await self.database.write(work)
 
@@ -232,20 +235,20 @@ class Store:
 
     # --- reconciliation -------------------------------------------------------------------------------------
 
-    async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[reconciliation.Case]:
+    async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[cases.Case]:
         """Leases on the cases that can be asked about at a system now."""
-        return await self.database.write(lambda tx: reconciliation.claim(tx, system, lease_us, limit))
+        return await self.database.write(lambda tx: cases.claim(tx, system, lease_us, limit))
 
-    async def settle_case(self, case: reconciliation.Case, asked: reconciliation.Asked) -> Verdict | None:
+    async def settle_case(self, case: cases.Case, asked: cases.Asked) -> Verdict | None:
         """Write what a look-up means for a case. None, and nothing changed, when it is no longer the caller's."""
-        return await self.database.write(lambda tx: reconciliation.settle(tx, case, asked))
+        return await self.database.write(lambda tx: cases.settle(tx, case, asked))
 
-    async def settle_void(self, case: reconciliation.Case, undone: reconciliation.Undone) -> Verdict | None:
+    async def settle_void(self, case: cases.Case, undone: cases.Undone) -> Verdict | None:
         """Write what a void did for a case. None as in `settle_case`."""
-        return await self.database.write(lambda tx: reconciliation.settle_void(tx, case, undone))
+        return await self.database.write(lambda tx: cases.settle_void(tx, case, undone))
 
-    async def give_back_case(self, case: reconciliation.Case) -> None:
-        await self.database.write(lambda tx: reconciliation.give_back(tx, case))
+    async def give_back_case(self, case: cases.Case) -> None:
+        await self.database.write(lambda tx: cases.give_back(tx, case))
 
     async def cases(self, selection: reconciliation.Selection) -> list[reconciliation.Listed]:
         """Cases that are not closed, those that need a person first."""

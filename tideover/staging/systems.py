@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from tideover.model import SECOND_US, HubEvent
+from tideover.model import PRIORITIES, SECOND_US, HubEvent
 from tideover.policy.breaker import (
     Action,
     Breaker,
@@ -266,8 +266,9 @@ def hasten(tx: Transaction, name: str, routes: Sequence[str]) -> None:
 
 def make_due(tx: Transaction, routes: Sequence[str]) -> None:
     """Whatever backed off on these routes is due now."""
+    due = text(
+        "update lane set due_us = :now where route = :route and state = 1 and priority = :priority and due_us > :now"
+    )
     for route in routes:
-        tx.conn.execute(
-            text("update lane set due_us = :now where route = :route and state = 1 and due_us > :now"),
-            {"now": tx.now_us, "route": route},
-        )
+        for priority in PRIORITIES:  # one by one, as the index of waiting lanes has them
+            tx.conn.execute(due, {"now": tx.now_us, "route": route, "priority": priority})
