@@ -74,7 +74,7 @@ BREAKERS: dict[str, Breaker] = {
 OPENS = (State.OPEN, (Action.OPENED,))
 REOPENS: tuple[State, Sequence[Action]] = (State.OPEN, ())
 CLOSES = (State.CLOSED, (Action.CLOSED,))
-STORM = (State.OPEN, (Action.OPENED, Action.CONTRACT_RESTORE))
+STORM = (State.OPEN, (Action.OPENED,))
 PROBES: tuple[State, Sequence[Action]] = (State.HALF_OPEN, ())
 _FORCED_SHUT = {"forced closed": CLOSES, "forced auto": CLOSES}
 _AT_ONCE = {"credentials": OPENS, "probe credentials": OPENS, "hung": OPENS, "probe hung": OPENS}
@@ -341,7 +341,6 @@ def test_any_story_at_each_step_acts_exactly_when_the_state_says_so(story: list[
         closed = was.state is not State.CLOSED and breaker.state is State.CLOSED
         assert (Action.OPENED in actions) == opened
         assert (Action.CLOSED in actions) == closed
-        assert (Action.CONTRACT_RESTORE in actions) == (opened and breaker.reason == Reason.CONTRACT)
         if breaker.opens > was.opens or (opened and not breaker.is_forced):
             shortest_us = int(0.8 * RULE.open_for_s * SECOND_US)
             assert shortest_us <= breaker.retry_us - now_us <= int(RULE.max_open_s * SECOND_US)

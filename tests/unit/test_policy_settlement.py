@@ -184,7 +184,7 @@ def test_rejections_when_they_become_a_storm_in_one_settlement_park_nothing() ->
     rows = [row(lane) for lane in (1, 2, 3, 4)]
     result = planned([report(of, Rejected("SCHEMA")) for of in rows], rows)
     assert (result.breaker.state, result.breaker.reason) == (State.OPEN, "contract")
-    assert result.actions == [Action.OPENED, Action.CONTRACT_RESTORE]
+    assert result.actions == [Action.OPENED]
     assert result.parked == []
     assert all(lane.state is LaneState.WAITING and lane.done_seq == 0 for lane in result.lanes)
 

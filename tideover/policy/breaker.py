@@ -118,7 +118,6 @@ class Action(enum.Enum):
 
     OPENED = "opened"  # begin an outage, announce `tideover.system.down`
     CLOSED = "closed"  # end the outage's downtime, announce `tideover.system.restored`
-    CONTRACT_RESTORE = "contract_restore"  # what the streak of rejections parked goes back to waiting
 
 
 def step(
@@ -188,7 +187,7 @@ def _rejected(
         return breaker, ()
     breaker = replace(breaker, first_failure_us=streak_us)
     opened = _open(breaker, Reason.CONTRACT, _join(code, detail), now_us, rule, spread)
-    return opened, (Action.OPENED, Action.CONTRACT_RESTORE)
+    return opened, (Action.OPENED,)
 
 
 def _probed(
