@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from tideover.hub.runs import Run
+from tideover.model import Lease
 from tideover.policy.failover import GroupRule, GroupState, Phase
 from tideover.staging.store import Claimed
 from tideover.staging.systems import Gate
@@ -97,7 +98,7 @@ class Episodes:
         for lease in claimed.leases:
             if lease.is_backup:
                 self._begin_failover(lease.system, rule, claimed)
-            if lease.is_canary or state.trust(lease.system).phase is Phase.RAMP:
+            if self._is_failback(lease, state, rule):
                 self._begin(EpisodeKind.FAILBACK, state.serving or "", lease.system, "it was well for its dwell")
 
     def first_served(self) -> list[str]:
@@ -113,11 +114,20 @@ class Episodes:
         for episode in self._progress.episodes:
             episode.is_over = True
 
+    @staticmethod
+    def _is_failback(lease: Lease, state: GroupState, rule: GroupRule) -> bool:
+        """Whether a lease brings a provider back that is preferred to the one that serves."""
+        is_returning = lease.is_canary or state.trust(lease.system).phase is Phase.RAMP
+        before = rule.providers.index(state.serving) if state.serving in rule.providers else len(rule.providers)
+        return is_returning and rule.providers.index(lease.system) < before
+
     def _begin_failover(self, system: str, rule: GroupRule, claimed: Claimed) -> None:
         preferred = rule.providers[0]
         gate = claimed.gates.get(preferred)
         why = "could not be reached"
-        if gate is not None and not gate.lets_through:
+        if claimed.state is not None and claimed.state.pin is not None:
+            why = f"pinned: {claimed.state.pin.why}"
+        elif gate is not None and not gate.lets_through:
             why = "asked for a pause" if gate.is_paused else gate.reason
         self._begin(EpisodeKind.FAILOVER, preferred, system, why)
 

@@ -67,20 +67,19 @@ def draw_of(record_id: str) -> float:
 def choose(state: GroupState, rule: GroupRule, health: Mapping[str, Health], want: Want, now_us: int) -> Choice:
     """The provider that gets a record now, if one can."""
     may = [name for name in want.eligible if name not in want.shunned]
-    if state.pin is not None:
-        may = [name for name in may if name == state.pin.system]
-    able = [
-        name
-        for name in may
-        if not health[name].is_open and (health[name].paused_until_us <= max(now_us, want.patience_us))
-    ]
+    allowed = may if state.pin is None else [name for name in may if name == state.pin.system]
+    patience_us = max(now_us, want.patience_us)
+    able = [name for name in allowed if not health[name].is_open and health[name].paused_until_us <= patience_us]
     if not able:
-        return _wait(may, health, now_us)
-    live = _live(state, rule, able, health, want, now_us)
-    first, is_canary = (live, False) if live else _first(state, rule, able, want, now_us)
+        return _wait(allowed, health, now_us)
+    first, is_canary = _first(state, rule, able, want, now_us)
+    if first == may[0] and state.pin is None:
+        live = _live(state, rule, [name for name in able if health[name].paused_until_us <= now_us], want, now_us)
+        if live is not None:
+            return live
     if health[first].paused_until_us > now_us:
         return Wait(health[first].paused_until_us)
-    return Send(first, is_backup=first != may[0] and live is None, is_canary=is_canary)
+    return Send(first, is_backup=first != may[0], is_canary=is_canary)
 
 
 def _wait(may: Sequence[str], health: Mapping[str, Health], now_us: int) -> Wait:
@@ -88,18 +87,21 @@ def _wait(may: Sequence[str], health: Mapping[str, Health], now_us: int) -> Wait
     return Wait(min((until for until in pauses if until > now_us), default=0))
 
 
-def _live(
-    state: GroupState, rule: GroupRule, able: Sequence[str], health: Mapping[str, Health], want: Want, now_us: int
-) -> str | None:
-    """The backup that gets this record although a better one is well, so that its way is known to work."""
-    if state.pin is not None or not rule.live or rule.live_share <= 0:
+def _live(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, now_us: int) -> Send | None:
+    """The backup that gets this record although a better one is well, so that its way is known to work. One that is on
+    its way back gets its canary and its ramp from this share."""
+    if not rule.live or rule.live_share <= 0:
         return None
     place = (1.0 - want.draw) / rule.live_share  # the last draws, so that they don't fall into a ramp's first shares
     if place > len(rule.live):
         return None
     name = rule.live[min(int(place), len(rule.live) - 1)]
-    is_fit = name in able and name != want.avoid and state.trust(name).phase is Phase.SERVING
-    return name if is_fit and health[name].paused_until_us <= now_us else None
+    trust = state.trust(name)
+    is_canary = _has_canary(trust, now_us)
+    within = place - int(place)  # its draw within this share
+    if name not in able or name == want.avoid or not (is_canary or within < share(trust, rule.failback, now_us)):
+        return None
+    return Send(name, is_canary=is_canary)
 
 
 def _first(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, now_us: int) -> tuple[str, bool]:
