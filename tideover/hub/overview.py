@@ -3,9 +3,13 @@ and how long recovery took against what was promised."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tideover.hub import standing
+from tideover.hub.routing import group_rule
 from tideover.hub.runtime import Runtime
+from tideover.hub.standing import GroupView
 from tideover.model import SECOND_US
 from tideover.policy.breaker import State
 from tideover.staging import reports, systems
@@ -31,8 +35,10 @@ class OutageFigures:
 class RouteFigures:
     """A route's totals, its target's state, and its objectives against what was measured.
 
-    `rpo_s` is the age of the last complete reading of the source: what a loss of the source now would cost at most.
-    None where nothing was ever read.
+    `rto_s` is the longest recovery among the latest: of a system, from the first failure to the last record of the
+    backlog; of a failover group, from the first failure to the first record that another provider accepted, as from
+    then on records flow again. `rpo_s` is the age of the last complete reading of the source: what a loss of the source
+    now would cost at most. None where nothing was ever measured or read.
     """
 
     status: RouteStatus
@@ -53,6 +59,16 @@ class Overview:
     systems: dict[str, Gate]
     outages: list[OutageFigures]
     since_us: dict[str, int] = field(default_factory=dict)
+    groups: list[GroupView] = field(default_factory=list)
+
+    def waiting(self, route: str) -> int:
+        """How many records of a route wait."""
+        return sum(r.status.waiting for r in self.routes if r.status.route == route)
+
+    @property
+    def reconciling(self) -> int:
+        """How many records may be at two providers, and are not settled yet."""
+        return sum(p.open + p.raised for group in self.groups for p in group.providers)
 
 
 async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
@@ -61,15 +77,30 @@ async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
     def work(tx: Transaction) -> Overview:
         figures = [_outage_figures(o, tx.now_us) for o in reports.outages(tx, outages)]
         statuses = reports.status(tx, list(rt.config.routes))
+        views = {name: _look(rt, tx, name) for name in rt.config.groups}
         return Overview(
             now_us=tx.now_us,
-            routes=[_route_figures(rt, s, figures, tx.now_us) for s in statuses],
+            routes=[_route_figures(rt, s, figures, views, tx.now_us) for s in statuses],
             systems=reports.gates(tx, list(rt.config.systems)),
             outages=figures,
             since_us={name: _changed_us(tx, name) for name in rt.config.systems},
+            groups=list(views.values()),
         )
 
     return await rt.store.report(work)
+
+
+async def group_view(rt: Runtime, name: str) -> GroupView:
+    """One failover group at this moment. Raises `Refused` naming the groups there are."""
+    rt.group(name)
+    return await rt.store.report(lambda tx: _look(rt, tx, name))
+
+
+def _look(rt: Runtime, tx: Transaction, name: str) -> GroupView:
+    routes = rt.config.routes_to(name)
+    objectives = [route.rto for route in routes.values() if route.rto is not None]
+    patience_s = min(objectives, default=rt.config.groups[name].max_pause)
+    return standing.look(tx, name, group_rule(rt.config, name), list(routes), patience_s=patience_s)
 
 
 def _changed_us(tx: Transaction, system: str) -> int:
@@ -89,19 +120,38 @@ def _outage_figures(outage: Outage, now_us: int) -> OutageFigures:
     )
 
 
-def _route_figures(rt: Runtime, status: RouteStatus, outages: list[OutageFigures], now_us: int) -> RouteFigures:
+def _route_figures(
+    rt: Runtime, status: RouteStatus, outages: list[OutageFigures], views: Mapping[str, GroupView], now_us: int
+) -> RouteFigures:
     route = rt.config.routes[status.route]
-    systems = rt.config.systems_of(route.target.name)
-    recoveries = [o.recovery_s for o in outages if o.outage.system in systems]
+    view = views.get(route.target.name)
+    if view is None:
+        measured = [o.recovery_s for o in outages if o.outage.system == route.target.name]
+    else:
+        measured = _group_recoveries(status, view, outages)
     return RouteFigures(
         status=status,
         target=route.target.name,
         oldest_s=(now_us - status.oldest_us) / SECOND_US if status.oldest_us else None,
         rpo_s=(now_us - status.read_us) / SECOND_US if status.read_us else None,
         rpo_target_s=route.rpo,
-        rto_s=max(recoveries, default=None),
+        rto_s=max(measured, default=None),
         rto_target_s=route.rto,
     )
+
+
+def _group_recoveries(status: RouteStatus, view: GroupView, outages: list[OutageFigures]) -> list[float]:
+    """Seconds that a route to a group was interrupted, as measured. One that goes on counts from when something waits:
+    where nothing came, nothing was interrupted."""
+    found: list[float] = []
+    for recovery in view.recoveries:
+        if recovery.served_us:
+            found.append((recovery.served_us - recovery.failed_us) / SECOND_US)
+        elif status.waiting and status.oldest_us:
+            found.append((view.now_us - max(recovery.failed_us, status.oldest_us)) / SECOND_US)
+    turns = [t.turn for t in view.turns]
+    found += [o.recovery_s for o in outages if standing.pinned_at(turns, o.outage.opened_us) == o.outage.system]
+    return found
 
 
 async def audit(rt: Runtime) -> list[RouteAudit]:

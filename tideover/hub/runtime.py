@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tideover.config.models import Hub, Route, System
+from tideover.config.models import Group, Hub, Route, System
 from tideover.connectors.port import Connector
 from tideover.errors import Refused
 from tideover.hub.mapping import Mapper
@@ -64,6 +64,12 @@ class Runtime:
         if name not in self.config.systems:
             raise Refused(f"there is no system {name!r}; the hub has {_listed(self.config.systems)}")
         return self.config.systems[name]
+
+    def group(self, name: str) -> Group:
+        """A failover group's configuration. Raises `Refused` naming the groups there are."""
+        if name not in self.config.groups:
+            raise Refused(f"there is no failover group {name!r}; the hub has {_listed(self.config.groups)}")
+        return self.config.groups[name]
 
     def routes_to(self, target: str) -> dict[str, Route]:
         """The routes of a target. Raises `Refused` naming the targets there are."""

@@ -70,6 +70,17 @@ class Count:
 # --- before anybody asks ------------------------------------------------------------------------------------
 
 
+def lock_lane(tx: Transaction, lane: int) -> Row[Any] | None:
+    """The lane, locked before anything else as everywhere; None for one that is gone."""
+    return tx.conn.execute(
+        text(
+            "select id, route, last_seq, done_seq, state, lease_until_us, in_doubt from lane where id = :lane "
+            f"{tx.dialect.for_update}"
+        ),
+        {"lane": lane},
+    ).one_or_none()
+
+
 def begin(
     tx: Transaction,
     group: str,
@@ -98,6 +109,7 @@ def open_cases(
     records: Sequence[tuple[int, int, str, str]],
     code: str,
 ) -> None:
+    """Open a case for each record, due now, with a line in its story under `code`."""
     columns = (
         "failover_group", "route", "lane", "seq", "record", "key", "system", "doubted_us", "opened_us", "due_us",
         "state",
@@ -130,17 +142,6 @@ def shunned(tx: Transaction, lanes: Sequence[int]) -> dict[tuple[int, str], set[
 
 
 # --- the story ----------------------------------------------------------------------------------------------
-
-
-def lock_lane(tx: Transaction, lane: int) -> Row[Any] | None:
-    """The lane, locked before anything else as everywhere; None for one that is gone."""
-    return tx.conn.execute(
-        text(
-            "select id, route, last_seq, done_seq, state, lease_until_us, in_doubt from lane where id = :lane "
-            f"{tx.dialect.for_update}"
-        ),
-        {"lane": lane},
-    ).one_or_none()
 
 
 def trace(

@@ -111,6 +111,25 @@ def pinned_elsewhere(tx: Transaction, route: str, systems: Sequence[str]) -> int
     return sum(int(count) for system, count in rows if system not in systems)
 
 
+def in_doubt(tx: Transaction, routes: Sequence[str]) -> dict[str, int]:
+    """How many records of these routes may be at each system, and only it can tell. What is merely on its way under a
+    lease is not among them; what is asked about under one is."""
+    found: dict[str, int] = {}
+    for route in routes:
+        rows = tx.conn.execute(
+            text(
+                "select system, sum(in_doubt) from lane where route = :route and state = 1 and in_doubt > 0 "
+                "and (lease_until_us <= :now or exists (select 1 from attempt where attempt.lane = lane.id "
+                "and attempt.seq = lane.done_seq + 1 and attempt.outcome = 'unknown' "
+                "and attempt.system = lane.system)) group by system"
+            ),
+            {"route": route, "now": tx.now_us},
+        )
+        for system, count in rows:
+            found[system] = found.get(system, 0) + int(count)
+    return found
+
+
 def waiting(tx: Transaction, routes: Sequence[str]) -> int:
     """How many records of these routes wait, by the ledger: cheap however many there are."""
     return sum(staged - delivered - parked - gone for staged, delivered, parked, gone in (_sums(tx, r) for r in routes))

@@ -15,8 +15,8 @@ from tideover.model import Lease, NewRecord, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
 from tideover.policy.reconcile import Verdict
+from tideover.staging import cases as asking
 from tideover.staging import (
-    cases,
     desks,
     events,
     groups,
@@ -235,20 +235,20 @@ class Store:
 
     # --- reconciliation -------------------------------------------------------------------------------------
 
-    async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[cases.Case]:
+    async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[asking.Case]:
         """Leases on the cases that can be asked about at a system now."""
-        return await self.database.write(lambda tx: cases.claim(tx, system, lease_us, limit))
+        return await self.database.write(lambda tx: asking.claim(tx, system, lease_us, limit))
 
-    async def settle_case(self, case: cases.Case, asked: cases.Asked) -> Verdict | None:
+    async def settle_case(self, case: asking.Case, asked: asking.Asked) -> Verdict | None:
         """Write what a look-up means for a case. None, and nothing changed, when it is no longer the caller's."""
-        return await self.database.write(lambda tx: cases.settle(tx, case, asked))
+        return await self.database.write(lambda tx: asking.settle(tx, case, asked))
 
-    async def settle_void(self, case: cases.Case, undone: cases.Undone) -> Verdict | None:
+    async def settle_void(self, case: asking.Case, undone: asking.Undone) -> Verdict | None:
         """Write what a void did for a case. None as in `settle_case`."""
-        return await self.database.write(lambda tx: cases.settle_void(tx, case, undone))
+        return await self.database.write(lambda tx: asking.settle_void(tx, case, undone))
 
-    async def give_back_case(self, case: cases.Case) -> None:
-        await self.database.write(lambda tx: cases.give_back(tx, case))
+    async def give_back_case(self, case: asking.Case) -> None:
+        await self.database.write(lambda tx: asking.give_back(tx, case))
 
     async def cases(self, selection: reconciliation.Selection) -> list[reconciliation.Listed]:
         """Cases that are not closed, those that need a person first."""

@@ -1,5 +1,5 @@
 """`tideover demo`: the real thing on this machine. A Prefect server, a worker, simulated systems, the deployments of
-the sample hub; then the ERP dies, and comes back."""
+the sample hub; then the ERP dies, and comes back; then a carrier hangs, and another stands in for it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tideover.cli.demo.processes import Processes, free_ports
 from tideover.cli.demo.screen import Screen, flows_table, verdict
 from tideover.cli.project import lay_project
 from tideover.errors import Refused
+from tideover.hub.overview import OutageFigures, Overview
 from tideover.twins import DEFAULT_PORTS, TwinControl
 
 FOLDER = Path(".tideover") / "demo"
@@ -148,7 +149,7 @@ def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> b
     faults = [fault for audit in figures.audits for fault in audit.faults]
     is_good = not (faults or figures.lost or figures.duplicated)
     assert screen.view is not None
-    outage = screen.view.outages[0]
+    outage = _outage_of(screen.view, "erp")
     rows = [
         ("lost", str(figures.lost)),
         ("duplicated", str(figures.duplicated)),
@@ -157,6 +158,9 @@ def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> b
         ("time to detect", f"{outage.detect_s * 1000:.0f} ms from the first failed call"),
         ("orders kept", f"{figures.held}, while {figures.others_during_outage} other records went out"),
         ("time to drain", f"{outage.drain_s or 0:.2f} s; {figures.back_to_drained_s:.1f} s after the ERP's return"),
+        ("failover", f"{figures.failover_s:.2f} s from carrier-a's first failed call to carrier-b's first acceptance"),
+        ("orders in doubt", f"{figures.rerouted} sent elsewhere, {figures.voided} parcels too many, all voided"),
+        ("failback", f"{figures.failback_s:.1f} s after carrier-a's return: dwell, canary, ramp"),
         ("whole play", f"{screen.elapsed_s:.0f} s"),
         ("", ""),
         ("run history", f"{place.ui}/runs"),
@@ -170,7 +174,7 @@ def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> b
 
 def _plain(figures: Figures, screen: Screen) -> dict[str, object]:
     assert screen.view is not None
-    outage = screen.view.outages[0]
+    outage = _outage_of(screen.view, "erp")
     return {
         "created": figures.sent,
         "lost": figures.lost,
@@ -180,14 +184,26 @@ def _plain(figures: Figures, screen: Screen) -> dict[str, object]:
         "delivered_elsewhere_during_outage": figures.others_during_outage,
         "outage": {"detect_s": outage.detect_s, "down_s": outage.down_s, "drain_s": outage.drain_s},
         "return_to_drained_s": round(figures.back_to_drained_s, 3),
+        "failover": {
+            "shipped_elsewhere": figures.shipped_elsewhere,
+            "rerouted": figures.rerouted,
+            "voided": figures.voided,
+            "first_failure_to_first_acceptance_s": round(figures.failover_s, 3),
+            "return_to_first_choice_s": round(figures.failback_s, 3),
+        },
     }
+
+
+def _outage_of(view: Overview, system: str) -> OutageFigures:
+    return next(figures for figures in view.outages if figures.outage.system == system)
 
 
 def _wait(console: Console, place: Place) -> None:
     console.print(f"\nIt goes on: {place.ui}. In another shell:")
     console.print(f"  export PREFECT_API_URL={place.ui}/api TIDEOVER_HUB={place.hub_file}", soft_wrap=True)
     console.print(f"  export TIDEOVER_TWINS=http://127.0.0.1:{place.twins_port}")
-    console.print("  tideover status --watch\n  tideover twins fault erp hang\nCtrl-C stops everything.")
+    console.print("  tideover status --watch\n  tideover twins fault carrier-a down\n  tideover failover status")
+    console.print("Ctrl-C stops everything.")
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)

@@ -1,4 +1,5 @@
-"""The play: orders, contacts and tickets flow; the ERP dies; everything else goes on; the ERP comes back.
+"""The play: orders, contacts and tickets flow; the ERP dies; everything else goes on; the ERP comes back. Then a
+carrier takes orders and does not answer: the other one ships them, and nobody gets two parcels.
 
 Nothing here is staged but the fault: the runs are those of the deployments, started as `prefect deployment run` does,
 and every figure is read from the hub's tables and from the systems at the other end.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from tideover.cli.demo.prefect_api import PrefectApi, RunState
@@ -17,12 +19,21 @@ from tideover.errors import HubUnavailable
 from tideover.hub.overview import Overview, audit, overview
 from tideover.hub.runtime import Runtime
 from tideover.policy.breaker import State
+from tideover.policy.failover import Phase
 from tideover.staging.reports import RouteAudit
 from tideover.twins import TwinControl
 
-ROUTES = {"orders-to-erp": "orders", "contacts-to-marketing": "contacts", "tickets-to-support": "tickets"}
+ROUTES = {
+    "orders-to-erp": "orders",
+    "orders-to-shipping": "orders",
+    "contacts-to-marketing": "contacts",
+    "tickets-to-support": "tickets",
+}
+CARRIERS = ("carrier-a", "carrier-b")
 FIRST = {"orders": 300, "contacts": 300, "tickets": 200}
 SECOND = {"orders": 250, "contacts": 100, "tickets": 80}
+THIRD = {"orders": 120}
+LAST = {"orders": 30}
 DOWN_FOR_S = 10.0
 PATIENCE_S = 90.0
 LOOK_S = 0.25
@@ -36,6 +47,11 @@ class Figures:
     held: int = 0
     others_during_outage: int = 0
     back_to_drained_s: float = 0.0
+    shipped_elsewhere: int = 0
+    rerouted: int = 0
+    voided: int = 0
+    failover_s: float = 0.0
+    failback_s: float = 0.0
     audits: list[RouteAudit] = field(default_factory=list)
     lost: int = 0
     duplicated: int = 0
@@ -53,6 +69,8 @@ class Play:
         await self._business_as_usual()
         await self._erp_dies()
         await self._erp_returns()
+        await self._carrier_hangs()
+        await self._carrier_returns()
         await self._compare_both_ends()
         return self.figures
 
@@ -77,10 +95,10 @@ class Play:
         view = await self._until(lambda v: v.systems["erp"].state is not State.CLOSED, "the breaker to open")
         self.figures.held = next(r.status.waiting for r in view.routes if r.target == "erp")
         now = await self._received()
-        self.figures.others_during_outage = sum(now[t] - before[t] for t in ("marketing", "support"))
+        self.figures.others_during_outage = sum(now[t] - before[t] for t in ("marketing", "support", "shipping"))
         self._screen.say(
-            f"[yellow]{self.figures.held} orders wait[/] in staging; {self.figures.others_during_outage} contacts and "
-            "tickets went out [green]untouched[/]"
+            f"[yellow]{self.figures.held} orders wait[/] in staging; {self.figures.others_during_outage} contacts, "
+            "tickets and parcels went out [green]untouched[/]"
         )
         await self._stay_down()
 
@@ -103,6 +121,53 @@ class Play:
         self.figures.back_to_drained_s = time.monotonic() - back
         self._screen.say(f"[green]drained {self.figures.back_to_drained_s:.1f} s after its return[/]")
 
+    async def _carrier_hangs(self) -> None:
+        self._screen.begin("Act 4: carrier-a takes orders and no longer answers")
+        before = await self._received()
+        await self._twins.fault("carrier-a", "commit_then_hang")
+        self._screen.say("carrier-a books each parcel, and [red]never says so[/]; questions hang as well")
+        await self._create(THIRD)
+        states = await self._sync_all(["orders-to-shipping", "orders-to-erp"])
+        await self._until(lambda v: v.waiting("orders-to-shipping") == 0, "carrier-b, and the orders in doubt")
+        now = await self._received()
+        self.figures.shipped_elsewhere = now["carrier-b"] - before["carrier-b"]
+        view = await self._look()
+        self.figures.rerouted = view.reconciling
+        self.figures.failover_s = max((r.served_us - r.failed_us for r in view.groups[0].recoveries), default=0) / 1e6
+        self._screen.say(
+            f"[green]{self.figures.shipped_elsewhere} orders went out by carrier-b[/]; {self.figures.rerouted} of them "
+            "[yellow]may be at carrier-a as well[/], and are kept in mind"
+        )
+        _expect(states["orders-to-shipping"].name != "Failed", "the orders' run failed", states)
+
+    async def _carrier_returns(self) -> None:
+        self._screen.begin("Act 5: carrier-a answers again; it is asked, what is too much is voided, and it comes back")
+        await self._twins.clear("carrier-a")
+        back = time.monotonic()
+        await self._until(lambda v: not v.reconciling, "carrier-a to be asked about what it may have")
+        self.figures.voided = sum([int((await self._twins.ledger(name))["voided"]) for name in CARRIERS])
+        self._screen.say(f"[green]{self.figures.voided} parcels were booked twice, and voided at carrier-a[/]")
+        await self._feed_until_trusted()
+        self.figures.failback_s = time.monotonic() - back
+        self._screen.say(f"carrier-a is the first choice again, {self.figures.failback_s:.1f} s after its return")
+
+    async def _feed_until_trusted(self) -> None:
+        """Its canary and its ramp need orders: a few more, until carrier-a is trusted again."""
+        give_up = time.monotonic() + PATIENCE_S
+        self._screen.pulse("waiting for carrier-a's dwell, canary and ramp")
+        while True:
+            view = await self._look()
+            carrier = view.groups[0].providers[0]
+            if carrier.trust.phase is Phase.SERVING:
+                break
+            if time.monotonic() > give_up:
+                raise HubUnavailable(f"carrier-a is still {carrier.trust.phase.value} after {PATIENCE_S:.0f} s")
+            if carrier.trust.phase is Phase.CANARY and view.waiting("orders-to-shipping") == 0:
+                await self._create(LAST)
+                await self._sync_all(["orders-to-shipping", "orders-to-erp"])
+            await asyncio.sleep(LOOK_S)
+        self._screen.pulse("")
+
     async def _compare_both_ends(self) -> None:
         self._screen.begin("The books: the hub's tables against what each system holds")
         self.figures.audits = await audit(self._rt)
@@ -123,10 +188,10 @@ class Play:
             self.figures.sent[objects] = start + count
         self._screen.say("new in the CRM: " + ", ".join(f"{count} {objects}" for objects, count in counts.items()))
 
-    async def _sync_all(self) -> dict[str, RunState]:
-        """Run every route's deployment at the same time, and wait for them."""
-        runs = {route: await self._api.run(f"sync/{route}") for route in ROUTES}
-        self._screen.pulse("prefect deployment run " + ", ".join(f"'sync/{route}'" for route in ROUTES))
+    async def _sync_all(self, routes: Sequence[str] = tuple(ROUTES)) -> dict[str, RunState]:
+        """Run these routes' deployments at the same time, and wait for them."""
+        runs = {route: await self._api.run(f"sync/{route}") for route in routes}
+        self._screen.pulse("prefect deployment run " + ", ".join(f"'sync/{route}'" for route in routes))
         self.figures.runs.update(runs)
         states: dict[str, RunState] = {}
         give_up = time.monotonic() + PATIENCE_S
@@ -135,7 +200,7 @@ class Play:
                 state = await self._api.state(runs[route])
                 if state.is_over:
                     states[route] = state
-                    colour = {"Completed": "green", "Queued": "yellow"}.get(state.name, "red")
+                    colour = {"Completed": "green", "Queued": "yellow", "FailedOver": "yellow"}.get(state.name, "red")
                     self._screen.say(f"sync/{route} ended [{colour}]{state.name}[/]: {state.message}")
             if time.monotonic() > give_up:
                 raise HubUnavailable(f"runs did not end within {PATIENCE_S:.0f} s; see {self._api.url}")
@@ -166,7 +231,17 @@ class Play:
             # Every key is created once here, so a second effect under any idempotency key is one too many.
             ledger = twin["ledger"]
             self._screen.duplicated[twin["name"]] = max(ledger["duplicates"], ledger["effects"] - ledger["keys"])
+        await self._count_parcels()
         return dict(self._screen.received)
+
+    async def _count_parcels(self) -> None:
+        """What the carriers hold together: a parcel that was voided is none, and an order needs exactly one."""
+        standing: Counter[str] = Counter()
+        for name in CARRIERS:
+            async for tally in self._twins.keys(name):
+                standing[tally["key"]] += tally["effects"] - tally["voided"]
+        self._screen.received["shipping"] = sum(count > 0 for count in standing.values())
+        self._screen.duplicated["shipping"] = sum(count - 1 for count in standing.values() if count > 1)
 
 
 def _expect(is_so: bool, what: str, states: dict[str, RunState]) -> None:

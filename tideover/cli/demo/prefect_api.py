@@ -52,15 +52,22 @@ class PrefectApi:
         return bool(await self._call("POST", f"/work_pools/{pool}/workers/filter", {}))
 
     async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
-        """A 503 means that the server's SQLite file was locked for a moment: ask again."""
-        for left in reversed(range(TRIES)):
-            answer = await self._client.request(method, path, json=body)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or not left:
-                break
+        """A 503, or silence, means that the server's SQLite file was locked for a while: ask again. Every call may be
+        repeated: starting a run carries an idempotency key."""
+        said = "nothing"
+        for _ in range(TRIES):
+            try:
+                answer = await self._client.request(method, path, json=body)
+            except httpx.TransportError as error:
+                said = f"nothing ({type(error).__name__})"
+            else:
+                if answer.is_success:
+                    return answer.json()
+                said = str(answer.status_code)
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
             await asyncio.sleep(0.3)
-        if not answer.is_success:
-            raise HubUnavailable(f"Prefect's server answered {answer.status_code} to {method} {path}")
-        return answer.json()
+        raise HubUnavailable(f"Prefect's server answered {said} to {method} {path}")
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -87,15 +87,23 @@ def flows_table(view: Overview, received: dict[str, int]) -> Table:
     for name in ("accepted", "delivered", "waiting", "parked", "target holds"):
         table.add_column(name, justify="right")
     for figures in view.routes:
-        status, gate = figures.status, view.systems.get(figures.target)
-        is_closed = gate is None or gate.state is State.CLOSED
-        breaker = "[green]closed[/]" if is_closed else f"[red]{gate.state.value if gate else ''}[/]"
+        status = figures.status
         waiting = f"[yellow]{status.waiting}[/]" if status.waiting else "0"
         table.add_row(
-            status.route, figures.target, breaker, str(status.staged), str(status.delivered), waiting,
-            str(status.parked), str(received.get(figures.target, 0)),
+            status.route, figures.target, _breakers(view, figures.target), str(status.staged), str(status.delivered),
+            waiting, str(status.parked), str(received.get(figures.target, 0)),
         )  # fmt: skip
     return table
+
+
+def _breakers(view: Overview, target: str) -> str:
+    """The state of a system's breaker; of a group, the provider that serves and those that are out."""
+    group = next((group for group in view.groups if group.name == target), None)
+    if group is not None:
+        out = ", ".join(f"[red]{p.system} {p.trust.phase.value}[/]" for p in group.out)
+        return f"[green]{group.serving or 'none'}[/]" + (f" ({out})" if out else "")
+    state = view.systems[target].state
+    return f"[{'green' if state is State.CLOSED else 'red'}]{state.value}[/]"
 
 
 def verdict(rows: Sequence[tuple[str, str]], *, is_good: bool) -> Panel:
