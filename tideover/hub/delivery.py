@@ -22,6 +22,7 @@ from tideover.hub.routing import group_rule, group_wish, rates, shapes
 from tideover.hub.runtime import Runtime
 from tideover.model import CREDENTIALS, SECOND_US, Unsent
 from tideover.policy.breaker import Result, State
+from tideover.policy.failover import Phase
 from tideover.staging.desks import Claim, Mark
 from tideover.staging.store import Claimed
 
@@ -89,7 +90,14 @@ class Delivery:
         """A line for each system. A provider whose credentials can't be had is out, and the others go on."""
         rt = self._rt
         terms = Terms(
-            rt, self._routes, self._group, self._lease_margin_s, self._stop.is_set, self.progress, self._stirred
+            rt,
+            self._routes,
+            self._group,
+            self._lease_margin_s,
+            self._stop.is_set,
+            self.progress,
+            self._stirred,
+            self._may_resend,
         )
         wanted = shapes(rt.config, self._target, rt.folder)
         refused: AccessError | None = None
@@ -113,6 +121,10 @@ class Delivery:
         rule = self._rt.breaker_rule(system, has_probe=self._rt.system(system).rest.probe is not None)
         outcome = Unsent(CREDENTIALS, str(error))
         self.progress.gates[system] = await self._rt.store.tell(system, Result("", 0, outcome), rule)
+
+    def _may_resend(self, system: str) -> bool:
+        state = self.progress.state
+        return state is None or state.trust(system).phase not in (Phase.OUT, Phase.DWELL, Phase.CANARY)
 
     # --- claiming -------------------------------------------------------------------------------------------
 
@@ -244,6 +256,7 @@ class Delivery:
         return all(line.is_open or line.has_looked for line in self._lines.values())
 
     def _why_not_drained(self) -> Ending:
+        self._note_progress()
         gates = [gate for gate in self.progress.gates.values() if not gate.lets_through]
         if any(gate.state is not State.CLOSED for gate in gates):
             return Ending.DOWN

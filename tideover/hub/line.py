@@ -11,6 +11,7 @@ Each line has its own connector, tasks and queues, so that a provider which hang
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,15 +34,18 @@ from tideover.staging.systems import Gate
 
 DEPTH = 10  # records of one lane under one lease
 HAND_LANES = 1_000
+HAND_S = 0.25
 SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
+_PACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all lines of a delivery have in common. `stirred` is set whenever something changed that is worth a look."""
+    """What all lines of a delivery have in common. `stirred` is set whenever something changed that is worth a look;
+    `may_resend` is False of a provider that has yet to prove itself."""
 
     rt: Runtime
     routes: Mapping[str, Route]
@@ -50,6 +54,7 @@ class Terms:
     is_stopped: Callable[[], bool]
     counts: Counts
     stirred: asyncio.Event
+    may_resend: Callable[[str], bool]
 
 
 class Line:
@@ -65,6 +70,7 @@ class Line:
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
         self._busy = self._asking = 0
+        self._pace = Pace()
         self._is_open = gate.lets_through
         self._shut = asyncio.Event()
         if not self._is_open:
@@ -100,10 +106,15 @@ class Line:
         return not (len(self._hand) or self._busy or self._asking) and self._settler.is_idle
 
     def room(self, route: str) -> int:
-        """For how many lanes of a route there is room; 0 while the hand is half full, so that claims are worth it."""
+        """For how many lanes of a route there is room; 0 while the hand is half full, so that claims are worth it.
+
+        A full hand lasts for a moment at the pace of the last seconds: a claim and a settlement take their time, and
+        the senders must not wait for them. It holds no more than that, as all of it is in doubt should we vanish.
+        """
         if not self._is_open:
             return 0
-        wanted = min(2 * self._concurrency * self._size(route), HAND_LANES)
+        least = 2 * self._concurrency * self._size(route)
+        wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
         room = wanted - self._hand.count(route)
         return room if 2 * room >= wanted else 0
 
@@ -116,17 +127,13 @@ class Line:
             self._give_back(held)
 
     def note(self, gate: Gate) -> None:
-        """Take note of the system's gate; a shut one empties the hand."""
-        self.gate = gate
-        if gate.lets_through == self._is_open:
+        """Take note of what a claim or a settlement saw of the system's gate; a shut one empties the hand. One that
+        is shut is opened by nobody but `_look`: an answer that was on its way may be older than what shut it."""
+        if gate.lets_through or not self._is_open:
             return
-        self._is_open = gate.lets_through
-        self.has_looked = False
-        if self._is_open:
-            self._shut.clear()
-        else:
-            self._shut.set()
-            self._give_back(self._hand.empty())
+        self.gate, self._is_open, self.has_looked = gate, False, False
+        self._shut.set()
+        self._give_back(self._hand.empty())
         self._terms.stirred.set()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
@@ -166,10 +173,13 @@ class Line:
     async def _send_forever(self) -> None:
         while True:
             route, group = await self._hand.draw(self._size)
+            self._pace.add(len(group), self._rt.monotonic())
+            if self.room(route):
+                self._terms.stirred.set()  # the next claim comes in while these are on their way
             over: list[Run] = []
             self._busy += 1
             try:
-                await self._senders[route].work_off(group, self._is_wanted, over.append)
+                await self._work_off(self._senders[route], group, over.append)
             finally:
                 for run in over:
                     self._settler.put(run)
@@ -177,6 +187,22 @@ class Line:
             if any(run.met_trouble for run in over):
                 # The breaker may have opened: know before the next call, or each sender hangs once more.
                 await self._settler.flush()
+
+    async def _work_off(self, sender: Sender, group: Sequence[Held], done: Callable[[Run], None]) -> None:
+        """Send it. What may be at a provider that seems well again, but has proved nothing yet, is only asked about:
+        sent there again, it would hang with it each time its breaker closes, and another provider can have it."""
+        asked: list[Held] = []
+        sent: list[Held] = []
+        is_only_asked = sender.rule.can_ask and not self._terms.may_resend(self.system)
+        for held in group:
+            (asked if is_only_asked and held.lease.doubted_us else sent).append(held)
+        try:
+            await sender.ask(asked, done)
+        except BaseException:
+            for held in sent:
+                done(Run(held))
+            raise
+        await sender.work_off(sent, self._is_wanted, done)
 
     # --- while the gate is shut -----------------------------------------------------------------------------
 
@@ -195,8 +221,9 @@ class Line:
         gate = await self._rt.store.gate(self.system)
         if gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0:
             gate = await self._prober.probe(self._probe_with_a_record, gate)
-        self.note(gate)
-        self.has_looked = True
+        self.gate, self._is_open, self.has_looked = gate, gate.lets_through, True
+        if self._is_open:
+            self._shut.clear()
         self._terms.stirred.set()
 
     async def _probe_with_a_record(self) -> Gate | None:
@@ -246,15 +273,21 @@ class Line:
                         break
 
     async def _ask(self, route: str) -> bool:
-        claimed_at = self._rt.monotonic()
+        """Ask about all that can be asked about now, one at a time. False as soon as it gave no answer."""
         wish = self._wish(route)
-        leases = await self._known(self._rt.store.claim_doubted(wish, self.system, ASK_LANES))
-        held = [self._hold(lease, claimed_at) for lease in leases]
-        self._asking += 1
-        try:
-            return await self._senders[route].ask(held, self._settler.put)
-        finally:
-            self._asking -= 1
+        while not (self._is_open or self._terms.is_stopped()):
+            claimed_at = self._rt.monotonic()
+            leases = await self._known(self._rt.store.claim_doubted(wish, self.system, ASK_LANES))
+            held = [self._hold(lease, claimed_at) for lease in leases]
+            self._asking += 1
+            try:
+                if not await self._senders[route].ask(held, self._settler.put):
+                    return False
+            finally:
+                self._asking -= 1
+            if len(leases) < ASK_LANES:
+                break
+        return True
 
     # --- while it is open -----------------------------------------------------------------------------------
 
@@ -264,6 +297,20 @@ class Line:
                 with suppress(HubUnavailable):
                     await self._reconciler.work()
             await self._rt.sleep(RECONCILE_EVERY_S)
+
+
+class Pace:
+    """How fast something goes, as an average over about the last second that forgets what is older."""
+
+    def __init__(self) -> None:
+        self._rate, self._at = 0.0, 0.0
+
+    def add(self, count: int, now: float) -> None:
+        self._rate = self.per_s(now) + count / _PACE_S
+        self._at = now
+
+    def per_s(self, now: float) -> float:
+        return self._rate * math.exp(-(now - self._at) / _PACE_S)
 
 
 def _priority(route: Route) -> int:

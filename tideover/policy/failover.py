@@ -145,15 +145,21 @@ def advance(
     turns: list[Turn] = []
     trusts: dict[str, Trust] = {}
     for name in rule.providers:
-        trust = state.trust(name)
+        trust = state.trusts.get(name) or _first_met(health[name])
         while (moved := _moved(trust, rule.failback, health[name], now_us)) != trust:
             turns += _told(name, trust, moved, health[name])
             trust = moved
         trusts[name] = trust
     before = rule.providers[0] if state.serving is None else state.serving
     serving = _first_choice(trusts, rule)
-    turns += _turned(before, serving, trusts, rule, health)
+    is_overtaken = before in trusts and not _has_failed(state.trust(before), trusts[before])
+    turns += _turned(before, serving, trusts, rule, health, is_overtaken=is_overtaken)
     return GroupState(trusts, serving, state.pin), turns
+
+
+def _first_met(health: Health) -> Trust:
+    """A provider that is new to the group: what it went through before is no outage of the group's."""
+    return Trust() if health.is_open else Trust(since_us=health.closed_us)
 
 
 def _moved(trust: Trust, rule: FailbackRule, health: Health, now_us: int) -> Trust:
@@ -194,6 +200,11 @@ def _told(name: str, before: Trust, after: Trust, health: Health) -> list[Turn]:
     return []
 
 
+def _has_failed(before: Trust, after: Trust) -> bool:
+    """Whether a provider went out. Else another one overtook it on the way back."""
+    return before.phase is Phase.SERVING or after.relapses > before.relapses
+
+
 def _first_choice(trusts: Mapping[str, Trust], rule: GroupRule) -> str:
     """Where most records go: the most preferred of the trusted; else the one that is furthest on its way back."""
     trusted = [name for name in rule.providers if trusts[name].phase is Phase.SERVING]
@@ -212,13 +223,21 @@ def distance(trust: Trust) -> tuple[int, int]:
 
 
 def _turned(
-    before: str, after: str, trusts: Mapping[str, Trust], rule: GroupRule, health: Mapping[str, Health]
+    before: str,
+    after: str,
+    trusts: Mapping[str, Trust],
+    rule: GroupRule,
+    health: Mapping[str, Health],
+    *,
+    is_overtaken: bool,
 ) -> list[Turn]:
     if before == after:
         return []
     rank = {name: n for n, name in enumerate(rule.providers)}
     if after and rank[after] < rank.get(before, len(rank)) and trusts[after].phase is Phase.SERVING:
         return [Turn(TurnKind.FAILBACK, before, after, "its ramp is over")]
+    if is_overtaken:
+        return [Turn(TurnKind.FAILOVER, before, after, "it is further on its way back")]
     gone = health.get(before, Health())
     why = gone.reason or "its breaker opened" if before else "the first provider that is well again"
     failed_us = gone.failed_us if before else 0

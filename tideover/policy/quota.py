@@ -24,23 +24,30 @@ class RateRule:
         return max(1, self.calls // _BURST_SHARE)
 
     @property
-    def interval_us(self) -> float:
-        """The time between two records once the burst is used."""
-        return self.window_s * SECOND_US / (self.calls - self.burst + 1)
+    def slots(self) -> int:
+        """Once the burst is used, one record may go every `window / slots`."""
+        return self.calls - self.burst + 1
+
+    @property
+    def window_us(self) -> int:
+        return round(self.window_s * SECOND_US)
+
+
+# In whole numbers, and rounded to the later instant: what is rounded away would add up to one record too many.
 
 
 def permits(rule: RateRule, unused_us: int, now_us: int) -> int:
     """How many records may go now. `unused_us`: when the whole burst is free again."""
     debt_us = max(unused_us - now_us, 0)
-    return max(0, int(rule.burst - debt_us / rule.interval_us + 1e-9))
+    return max(0, (rule.burst * rule.window_us - debt_us * rule.slots) // rule.window_us)
 
 
 def spent(rule: RateRule, unused_us: int, now_us: int, records: int) -> int:
     """`unused_us` after so many records."""
-    return int(max(unused_us, now_us) + records * rule.interval_us)
+    return max(unused_us, now_us) - (-records * rule.window_us // rule.slots)
 
 
 def wait_us(rule: RateRule, unused_us: int, now_us: int) -> int:
     """How long until the next record may go; 0 when one may go now."""
     debt_us = max(unused_us - now_us, 0)
-    return max(0, int(debt_us - (rule.burst - 1) * rule.interval_us))
+    return max(0, debt_us - (rule.burst - 1) * rule.window_us // rule.slots)

@@ -180,12 +180,15 @@ def plan(
     for row, report in valid:
         _settle_lane(result, row, report, system, rules[row.route], now_us, spread)
         if report.is_canary:
-            result.canaries.append(_canary(report))
+            result.canaries.append(_canary(report, result.breaker))
     return result
 
 
-def _canary(report: LaneReport) -> bool | None:
-    """Whether a provider on its way back did well by its only record; None where that can't be said."""
+def _canary(report: LaneReport, breaker: Breaker) -> bool | None:
+    """Whether a provider on its way back did well by its only record; None where that can't be said, or where its
+    breaker opened and says so already: one failure is one relapse."""
+    if breaker.state is not State.CLOSED:
+        return None
     sent = [attempt.outcome for attempt in report.attempts if attempt.kind is Kind.SEND]
     match sent[-1] if sent else None:
         case Accepted():

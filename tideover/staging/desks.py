@@ -184,7 +184,8 @@ class ProbeDesk:
             self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
 
     def decide(self, head: Head) -> Decision:
-        if not self._room or (not head.in_doubt and not self._is_taken(head)):
+        is_its = head.system == self._system if head.in_doubt else self._is_taken(head)
+        if not self._room or not is_its:
             return Skip()
         self._room = 0
         return Take(head, self._system, head.in_doubt or 1)
@@ -240,8 +241,8 @@ class GroupDesk:
         return self._quotas.wait_s
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
-        if self._wish.reroute_after_s is not None:
-            self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
+        # Also where nothing is rerouted any more: what once was is shunned until its case is closed.
+        self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
 
     def decide(self, head: Head) -> Decision:
         if head.in_doubt and head.system in self._open:
@@ -276,19 +277,20 @@ class GroupDesk:
         name = choice.system
         if self._quotas.left(name, self._rooms.get(name, 0)) <= 0:
             return Skip()
-        depth = head.in_doubt or self._quotas.left(name, depth)
+        is_moved = head.in_doubt > 0 and head.system != name
+        if is_moved or not head.in_doubt:
+            depth = self._quotas.left(name, depth)
         self._rooms[name] -= 1
         self._quotas.spend(name, depth)
         if choice.is_canary:
             self.state = canary_began(self.state, name, self._now_us + self._lease_us)
             self._is_changed = True
-        is_moved = head.in_doubt > 0 and head.system != name
         return Take(head, name, depth, choice.is_backup, choice.is_canary, head.system if is_moved else "")
 
     def _run_of(self, head: Head, choice: Send) -> int:
         """How many records from the head on may go to the same provider under one lease."""
-        if head.in_doubt or choice.is_canary:
-            return head.in_doubt or 1
+        if choice.is_canary:
+            return 1
         for count, record in enumerate(head.records[1:], start=1):
             is_shunned = choice.system in self._shunned.get((head.id, record.id), ())
             if is_shunned or choice.system not in self._eligible(record):

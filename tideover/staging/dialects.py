@@ -77,7 +77,7 @@ class PostgreSQL:
         return self.columns(alias, **dict.fromkeys(columns, "bigint"))
 
     def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
-        return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+        return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
 
     def columns(self, alias: str, **types: str) -> str:
         """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""

@@ -76,14 +76,17 @@ def save(tx: Transaction, name: str, state: GroupState, turns: Sequence[Turn]) -
 def current(
     tx: Transaction, name: str, rule: GroupRule, health: Mapping[str, Health], *, is_exclusive: bool = False
 ) -> GroupState:
-    """The group as it is now: time and breakers may have moved it. `is_exclusive`: nobody else changes it meanwhile."""
-    state = load(tx, name, for_update=is_exclusive)
-    moved, turns = advance(state, rule, health, tx.now_us)
-    if moved == state:
-        return state
+    """The group as it is now: time and breakers may have moved it. `is_exclusive`: nobody else changes it meanwhile.
+
+    Before it is moved the breakers are read again, under its lock: held against what somebody else wrote since, older
+    ones would look like another outage, or the end of one.
+    """
     if not is_exclusive:
-        state = load(tx, name, for_update=True)
-        moved, turns = advance(state, rule, health, tx.now_us)
+        state = load(tx, name)
+        if advance(state, rule, health, tx.now_us)[0] == state:
+            return state
+    state = load(tx, name, for_update=True)
+    moved, turns = advance(state, rule, _health_now(tx, rule), tx.now_us)
     if moved != state:
         save(tx, name, moved, turns)
     return moved
@@ -91,8 +94,11 @@ def current(
 
 def look(tx: Transaction, name: str, rule: GroupRule) -> GroupState:
     """The group as it is now, by its providers' own rows."""
-    rows = load_all(tx, rule.providers)
-    return current(tx, name, rule, {system: health_of(row) for system, row in rows.items()})
+    return current(tx, name, rule, _health_now(tx, rule))
+
+
+def _health_now(tx: Transaction, rule: GroupRule) -> dict[str, Health]:
+    return {system: health_of(row) for system, row in load_all(tx, rule.providers).items()}
 
 
 def end_canary(tx: Transaction, name: str, system: str, is_good: bool | None) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from tideover.model import SECOND_US
 from tideover.policy.quota import RateRule, permits, spent, wait_us
+from tideover.staging import systems
 from tideover.staging.database import Transaction
 
 
@@ -48,7 +49,8 @@ class Quotas:
 
 
 def _unused_us(tx: Transaction, name: str) -> int:
-    """Locked: two workers must not spend the same quota."""
+    """Locked: two workers must not spend the same quota. So the row has to be there."""
+    systems.ensure(tx, name)
     found = tx.conn.execute(
         text(f"select rate_us from system where name = :name {tx.dialect.for_update}"), {"name": name}
     )

@@ -65,7 +65,7 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
     """The system's row; one that was never written is a closed breaker."""
     lock = tx.dialect.for_update if for_update else ""
     if for_update:
-        _ensure(tx, name)
+        ensure(tx, name)
     row = tx.conn.execute(
         text(
             f"select version, breaker, paused_until_us, prober, prober_until_us from system where name = :name {lock}"
@@ -107,7 +107,7 @@ def apply(
 
 def _write(tx: Transaction, row: SystemRow) -> SystemRow:
     """Compare and swap on the version; the row was locked before, so losing is a defect and not a race."""
-    _ensure(tx, row.name)
+    ensure(tx, row.name)
     changed = tx.conn.execute(
         text(
             "update system set version = version + 1, breaker = :breaker, state = :state, retry_us = :retry, "
@@ -129,7 +129,8 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
     return replace(row, version=row.version + 1)
 
 
-def _ensure(tx: Transaction, name: str) -> None:
+def ensure(tx: Transaction, name: str) -> None:
+    """Write the row of a system that has none."""
     tx.conn.execute(
         text(
             "insert into system (name, breaker, state) values (:name, :breaker, 'closed') on conflict (name) do nothing"
