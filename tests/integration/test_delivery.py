@@ -282,13 +282,18 @@ async def test_f31_one_bad_record_is_parked_and_the_others_flow(rt: Runtime, erp
     assert (audit.parked, audit.waiting) == (1, 1), "the next record of the parked one's lane must wait"
 
 
-async def test_hung_call_opens_at_once_and_costs_one_timeout(rt: Runtime, erp: FakeSystem) -> None:
-    erp.answer = lambda _: Unknown(HUNG)
-    await stage(rt, *(f"k{i}" for i in range(100)))
-    progress = await deliver(rt)
-    assert progress.ending == Ending.DOWN
-    assert erp.calls <= rt.system("erp").limits.concurrency
-    assert (await assert_conserved(rt)).waiting == 100
+async def test_hung_call_opens_at_once_and_costs_one_timeout(database_url: str, clock: Clock) -> None:
+    erp = FakeSystem(answer=lambda _: Unknown(HUNG))
+    breaker = {"failures": 3, "open_for": "10m", "max_open": "10m"}  # so that no probe is among the calls
+    config = hub_config(systems={"erp": {"breaker": breaker}})
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}, clock=clock) as rt:
+        await stage(rt, *(f"k{i}" for i in range(100)))
+        progress = await deliver(rt)
+        assert progress.ending == Ending.DOWN
+        assert erp.calls <= rt.system("erp").limits.concurrency
+        assert progress.gate is not None
+        assert (progress.gate.state, progress.gate.reason) == (State.OPEN, "hung")
+        assert (await assert_conserved(rt)).waiting == 100
 
 
 async def test_hanging_target_does_not_delay_another(database_url: str) -> None:
