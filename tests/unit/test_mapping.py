@@ -80,6 +80,10 @@ def grows_the_record(record):
     return record
 
 
+def takes_its_level(record):
+    return {{"level": record.pop("level")}}
+
+
 def vast(record):
     return {{"n": 2**70, "x": float("nan")}}
 
@@ -99,11 +103,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mapper(mapping: dict[str, Any] | None = None, *, key: str = "id", max_bytes: int = 1_000, folder: Path) -> Mapper:
+def mapper(
+    mapping: dict[str, Any] | None = None,
+    *,
+    key: str = "id",
+    priority: int | str = 3,
+    max_bytes: int = 1_000,
+    folder: Path,
+) -> Mapper:
     route = {
         "source": {"system": "crm", "stream": "orders"},
         "target": {"system": "erp", "operation": "take"},
         "key": key,
+        "priority": priority,
         "mapping": mapping or {},
     }
     return Mapper(Route.model_validate_json(orjson.dumps(route)), max_bytes, folder)
@@ -125,6 +137,36 @@ def test_map_without_a_mapping_passes_the_record_as_it_is(folder: Path) -> None:
 def test_map_of_the_same_content_in_another_order_gives_the_same_bytes(folder: Path) -> None:
     it = mapper(folder=folder)
     assert it.map({"id": "a", "x": {"b": 1, "a": 2}}) == it.map({"x": {"a": 2, "b": 1}, "id": "a"})
+
+
+@pytest.mark.parametrize(
+    ("priority", "record", "expected"),
+    [
+        (1, {}, 1),
+        ("level", {"level": 2}, 2),
+        ("level", {"level": 0}, 1),
+        ("level", {"level": 99.5}, 5),
+        ("service == 'express' && `1` || `4`", {"service": "express"}, 1),
+        ("service == 'express' && `1` || `4`", {"service": "freight"}, 4),
+        ("level", {}, 3),
+        ("level", {"level": "urgent"}, 3),
+        ("level", {"level": True}, 3),
+        ("abs(level)", {"level": "urgent"}, 3),
+    ],
+)
+def test_map_when_the_route_has_a_priority_gives_it_to_the_record(
+    folder: Path, priority: int | str, record: dict[str, Any], expected: int
+) -> None:
+    found = mapper(priority=priority, folder=folder).map({"id": "a", **record})
+    assert isinstance(found, NewRecord)
+    assert found.priority == expected
+
+
+def test_map_when_the_mapping_changes_the_record_takes_the_priority_from_the_source(folder: Path) -> None:
+    it = mapper({"function": "user_mappings:takes_its_level"}, priority="level", folder=folder)
+    found = it.map({"id": "a", "level": 1})
+    assert isinstance(found, NewRecord)
+    assert found.priority == 1
 
 
 def test_map_by_fields_keeps_only_what_is_named(folder: Path) -> None:

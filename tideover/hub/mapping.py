@@ -36,11 +36,11 @@ class Mapper:
         key = ""
         try:
             key = _key_text(self._key.search(record))
+            priority = self._priority(record)
             mapped = self._transform(record)
             if mapped is None:
                 return None
             payload = encode(mapped)
-            priority = self._priority(record)
         except MappingError as error:
             return Broken(key, source or encode(record), "mapping", str(error))
         except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
@@ -53,16 +53,20 @@ class Mapper:
 
 
 def _priority_of(wanted: int | str) -> Callable[[JsonObject], int]:
-    """What is no number, or null, is normal; a number beyond the ends is the nearest end."""
+    """What is no number, or can't be found out, is normal; a number beyond the ends is the nearest end. A record must
+    not be parked because of its place in the queue."""
     if isinstance(wanted, int):
         return lambda _: wanted
     expression = jmespath.compile(wanted)
 
     def priority(record: JsonObject) -> int:
-        found = expression.search(record)
+        try:
+            found = expression.search(record)
+        except jmespath.exceptions.JMESPathError:
+            return NORMAL
         if isinstance(found, bool) or not isinstance(found, int | float):
             return NORMAL
-        return int(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
+        return round(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
 
     return priority
 
