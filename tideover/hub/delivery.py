@@ -76,12 +76,14 @@ class Delivery:
         tasks = [asyncio.create_task(task) for line in self._lines.values() for task in line.tasks()]
         tasks.append(asyncio.create_task(self._tick_forever()))
         main = asyncio.create_task(self._claim_until_done())
+        deaf = self._rt.store.on_staged(list(self._routes), self._stirred.set)
         try:
             done, _ = await asyncio.wait([main, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # only the claimer ends without failing
             return self.progress
         finally:
+            deaf()
             # Shielded, as it also runs when the run is cancelled; bounded, so that a stop is a stop.
             with suppress(TimeoutError):
                 await asyncio.shield(asyncio.wait_for(self._wind_down([main, *tasks]), LEASE_MARGIN_S / 2))

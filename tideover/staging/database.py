@@ -16,8 +16,9 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +30,7 @@ from sqlalchemy.pool import StaticPool
 
 from tideover.errors import HubUnavailable, Refused
 from tideover.staging.dialects import POSTGRESQL, SQLITE, Dialect
+from tideover.staging.wakeups import Listening, Notifications, Wakeups
 
 T = TypeVar("T")
 
@@ -70,6 +72,11 @@ class Database(Protocol):
         """Run a schema change on a connection of its own, in one transaction."""
         ...
 
+    @property
+    def wakeups(self) -> Wakeups:
+        """Who wants to hear that records were staged."""
+        ...
+
     async def close(self) -> None:
         """Give every connection back."""
         ...
@@ -102,6 +109,7 @@ class SqliteDatabase:
             raise Refused("the staging database must be a file: what lives in memory is lost with its process")
         self.url = url
         self._clock = clock
+        self.wakeups = Wakeups()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tideover-sqlite-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="tideover-sqlite-reader")
         self._write_engine = self._engine("BEGIN IMMEDIATE")
@@ -153,6 +161,7 @@ class SqliteDatabase:
             await asyncio.get_running_loop().run_in_executor(self._writer, run)
 
     async def close(self) -> None:
+        await self.wakeups.close()
         for thread, engine in ((self._writer, self._write_engine), (self._reader, self._read_engine)):
             await asyncio.get_running_loop().run_in_executor(thread, engine.dispose)
             thread.shutdown(wait=False)
@@ -163,7 +172,8 @@ class PostgresDatabase:
 
     dialect = POSTGRESQL
 
-    def __init__(self, url: URL, clock: Clock, pool_size: int = 8) -> None:
+    def __init__(self, url: URL, clock: Clock, pool_size: int = 9) -> None:
+        """`pool_size`: connections at the same time, one of which may only listen."""
         self.url = url.set(drivername="postgresql+asyncpg")
         self._clock = clock
         self._engine: AsyncEngine = create_async_engine(
@@ -183,6 +193,16 @@ class PostgresDatabase:
                 },
             },
         )
+
+        self.wakeups: Wakeups = Notifications(self._listening)
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[Listening]:
+        connection = await self._engine.raw_connection()
+        try:
+            yield connection.driver_connection  # type: ignore[misc]
+        finally:
+            connection.invalidate()  # it has a listener: nobody else is to get it
 
     async def write(self, work: Work[T]) -> T:
         return await _retrying(lambda: self._run(self._engine, work))
@@ -204,6 +224,7 @@ class PostgresDatabase:
                 await conn.run_sync(work)
 
     async def close(self) -> None:
+        await self.wakeups.close()
         await self._engine.dispose()
 
 

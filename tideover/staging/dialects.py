@@ -10,6 +10,8 @@ import orjson
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.types import Boolean, LargeBinary, SmallInteger, Text
 
+from tideover.staging.wakeups import CHANNEL
+
 Row = tuple[Any, ...]  # column values, in the order of the named columns
 
 
@@ -36,6 +38,10 @@ class Dialect(Protocol):
 
     def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         """The bound form of those rows."""
+        ...
+
+    def notify(self, conn: Connection, route: str) -> None:
+        """Tell the processes that listen, once this is committed, that records of a route are due."""
         ...
 
     def insert(
@@ -78,6 +84,9 @@ class PostgreSQL:
 
     def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
+
+    def notify(self, conn: Connection, route: str) -> None:
+        conn.execute(_PG_NOTIFY, {"channel": CHANNEL, "route": route})
 
     def columns(self, alias: str, **types: str) -> str:
         """A table expression over bound arrays of equal length, one per column: `name="bigint"`."""
@@ -123,6 +132,9 @@ class SQLite:
         values = ", ".join(f"json_extract(value, '$[{at}]') as {name}" for at, name in enumerate(columns))
         return f"(select {values} from json_each(:number_rows)) as {alias}"
 
+    def notify(self, conn: Connection, route: str) -> None:
+        pass
+
     def bound_numbers(self, columns: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
         return {"number_rows": orjson.dumps(list(rows)).decode()}
 
@@ -143,5 +155,6 @@ class SQLite:
 
 
 _PG_NOW = text("select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)")
+_PG_NOTIFY = text("select pg_notify(:channel, :route)")
 POSTGRESQL: Dialect = PostgreSQL()
 SQLITE: Dialect = SQLite()

@@ -68,6 +68,8 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     _advance_lanes(tx, intake)
     parked = _park_broken(tx, batch, sealer)
     staged = len(intake.placed)
+    if staged:
+        tx.dialect.notify(tx.conn, batch.route)
     enter(tx, batch.route, Entry(staged=staged + parked, parked=parked))
     return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
 

@@ -81,7 +81,14 @@ class Store:
 
     async def stage(self, batch: staging.Batch) -> Staged:
         """Stage records and move the cursor, in one transaction; durable when this returns."""
-        return await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
+        staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
+        self.database.wakeups.wake(batch.route)
+        return staged
+
+    def on_staged(self, routes: Sequence[str], wake: Callable[[], None]) -> Callable[[], None]:
+        """Have `wake` called when records of these routes are staged or made due, by this process or, on PostgreSQL, by
+        any; a hint that may be lost, so poll as well. Returns what ends it."""
+        return self.database.wakeups.subscribe(routes, wake)
 
     async def cursor(self, route: str) -> staging.Cursor:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
@@ -171,6 +178,11 @@ class Store:
     async def hasten(self, system: str, routes: Sequence[str]) -> None:
         """After a restoration, make what backed off due, and note the backlog in the outage."""
         await self.database.write(lambda tx: systems.hasten(tx, system, routes))
+        self._wake(routes)
+
+    def _wake(self, routes: Sequence[str]) -> None:
+        for route in routes:
+            self.database.wakeups.wake(route)
 
     async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
         """Close the system's outage when nothing that waited through it waits any more."""
@@ -207,6 +219,7 @@ class Store:
     async def make_due(self, routes: Sequence[str]) -> None:
         """Let what backed off be tried now: its way may be free again."""
         await self.database.write(lambda tx: systems.make_due(tx, routes))
+        self._wake(routes)
 
     # --- parked ---------------------------------------------------------------------------------------------
 

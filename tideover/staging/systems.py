@@ -273,3 +273,4 @@ def make_due(tx: Transaction, routes: Sequence[str]) -> None:
     for route in routes:
         for priority in PRIORITIES:  # one by one, as the index of waiting lanes has them
             tx.conn.execute(due, {"now": tx.now_us, "route": route, "priority": priority})
+        tx.dialect.notify(tx.conn, route)
