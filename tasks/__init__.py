@@ -7,6 +7,29 @@ See `docs/own-flow.md`.
 """
 
 from tasks.session import hub
-from tasks.work import ask, drain, extract, keep_house, replay_parked, stage, stage_records
+from tasks.work import (
+    ask,
+    drain,
+    extract,
+    hurry,
+    keep_house,
+    pin,
+    replay_parked,
+    stage,
+    stage_records,
+    unpin,
+)
 
-__all__ = ["ask", "drain", "extract", "hub", "keep_house", "replay_parked", "stage", "stage_records"]
+__all__ = [
+    "ask",
+    "drain",
+    "extract",
+    "hub",
+    "hurry",
+    "keep_house",
+    "pin",
+    "replay_parked",
+    "stage",
+    "stage_records",
+    "unpin",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from prefect.events import emit_event
 
@@ -36,16 +37,21 @@ async def hub() -> AsyncIterator[Runtime]:
 
 def announce(recorded: Recorded) -> None:
     """Emit a hub's event as a Prefect event, so that automations can act on it."""
+    emit_event(**described(recorded))
+
+
+def described(recorded: Recorded) -> dict[str, Any]:
+    """A hub's event in the words of a Prefect event."""
     event = recorded.event
     kind = event.name.split(".")[1]  # tideover.system.down is about a system
-    emit_event(
-        event=event.name,
-        id=recorded.identity,
-        occurred=instant(recorded.at_us),
-        resource={
+    return {
+        "event": event.name,
+        "id": recorded.identity,
+        "occurred": instant(recorded.at_us),
+        "resource": {
             "prefect.resource.id": f"tideover.{kind}.{event.subject}",
             "prefect.resource.name": event.subject,
             "tideover.kind": kind,
         },
-        payload=dict(event.detail),
-    )
+        "payload": dict(event.detail),
+    }

@@ -18,10 +18,11 @@ from tasks.session import hub
 from tideover.hub import intake, upkeep
 from tideover.hub import replay as replaying
 from tideover.hub.delivery import Delivery
-from tideover.hub.progress import Progress
 from tideover.hub.intake import Extract
 from tideover.hub.probing import probe_system
+from tideover.hub.progress import Progress
 from tideover.hub.replay import Replayed
+from tideover.hub.routing import group_rule
 from tideover.model import JsonObject, Outcome, Staged
 from tideover.staging.parking import Selection
 from tideover.staging.systems import Gate
@@ -74,6 +75,34 @@ async def ask(system: str) -> tuple[Outcome, Gate]:
     """Call a system's probe; the answer counts for its breaker."""
     async with hub() as rt:
         return await probe_system(rt, system)
+
+
+@task(name="pin", task_run_name="pin-{group}-to-{system}", **_options)
+async def pin(group: str, system: str, why: str, author: str) -> None:
+    """Send everything of a failover group to one provider, what waits at once, until `unpin`."""
+    async with hub() as rt:
+        rt.group(group)
+        await rt.store.pin(group, group_rule(rt.config, group), system, why=why, author=author)
+        await rt.store.make_due(list(rt.config.routes_to(group)))
+
+
+@task(name="unpin", task_run_name="unpin-{group}", **_options)
+async def unpin(group: str, why: str, author: str) -> None:
+    """Let a failover group decide by itself again, at once for what waits. Without a pin, only the latter."""
+    async with hub() as rt:
+        rt.group(group)
+        await rt.store.unpin(group, group_rule(rt.config, group), why=why, author=author)
+        await rt.store.make_due(list(rt.config.routes_to(group)))
+
+
+@task(name="hurry", task_run_name="hurry-{system}", **_options)
+async def hurry(group: str, system: str) -> None:
+    """End the dwell of a provider that is well again; of any other it changes nothing."""
+    async with hub() as rt:
+        rt.group(group)
+        if (await rt.store.gate(system)).lets_through:
+            await rt.store.hurry(group, group_rule(rt.config, group), system)
+            await rt.store.make_due(list(rt.config.routes_to(group)))
 
 
 @task(name="replay-parked", **_options)

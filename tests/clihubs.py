@@ -51,9 +51,10 @@ class Ran:
         return json.loads(self.out)
 
 
-def tideover(*arguments: object, feed: str | None = None) -> Ran:
-    """Run `tideover <arguments>` in this process."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], input=feed, prog_name="tideover")
+def tideover(*arguments: object, feed: str | None = None, prefect_home: Path | None = None) -> Ran:
+    """Run `tideover <arguments>` in this process. With `prefect_home`, whatever Prefect is set up here hears nothing."""
+    env = {"PREFECT_API_URL": None, "PREFECT_HOME": str(prefect_home)} if prefect_home is not None else {}
+    result = CliRunner().invoke(app, [str(a) for a in arguments], input=feed, env=env, prog_name="tideover")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(result.exit_code, result.stdout, result.stderr)
@@ -66,7 +67,7 @@ class CliHub:
     file: Path
 
     def run(self, *arguments: object, feed: str | None = None) -> Ran:
-        return tideover("--hub", self.file, *arguments, feed=feed)
+        return tideover("--hub", self.file, *arguments, feed=feed, prefect_home=self.file.parent / "prefect")
 
     def json(self, *arguments: object) -> Any:  # whatever the command wrote
         """Run a command with --json; what it wrote, having ended well."""

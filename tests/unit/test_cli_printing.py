@@ -10,6 +10,7 @@ from rich.console import Console
 from tideover.cli.doctor import check_prefect
 from tideover.cli.explaining import covered, explained
 from tideover.cli.frame import EXIT_CODES
+from tideover.cli.gates import in_words, next_probe
 from tideover.cli.printing import amount, cell, plain, span, stamp, table
 from tideover.errors import (
     AccessError,
@@ -20,6 +21,8 @@ from tideover.errors import (
     SourceError,
     TideoverError,
 )
+from tideover.policy.breaker import State
+from tideover.staging.systems import Gate
 
 
 @pytest.mark.parametrize(
@@ -117,3 +120,30 @@ def test_exit_codes_of_all_errors_are_documented() -> None:
     kinds = (TideoverError, ConfigError, HubUnavailable, AccessError, SourceError, Refused)
     assert [kind.exit_code for kind in kinds] == [1, 2, 3, 4, 5, 6]
     assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ("", ""),
+        ("refused: ClientConnectorError ECONNREFUSED", "it refuses connections"),
+        ("token: token endpoint: refused", "its token endpoint refuses connections"),
+        (
+            "token: token endpoint: http 500 without a bearer token",
+            "its token endpoint says http 500 without a bearer token",
+        ),
+        ("timeout: no answer in time", "no answer in time"),
+        ("timeout", "it does not answer in time"),
+        ("tls: ClientConnectorCertificateError", "it fails at TLS: ClientConnectorCertificateError"),
+        ("server_error: http 500", "http 500"),
+        ("maintenance until six", "maintenance until six"),
+    ],
+)
+def test_what_a_call_met_is_told_in_words(detail: str, shown: str) -> None:
+    assert in_words(detail) == shown
+
+
+def test_probe_whose_time_has_come_is_due() -> None:
+    assert next_probe(Gate(State.OPEN, "hung", "", False, False, 0.0)) == "due"
+    assert next_probe(Gate(State.OPEN, "hung", "", False, False, 2.5)) == "in 2.5 s"
+    assert next_probe(Gate(State.OPEN, "operator", "", True, False, 0.0)) == "never"

@@ -15,6 +15,7 @@ from tideover.cli import (
     breaking,
     checking,
     doctor,
+    failover,
     migrating,
     parked,
     prefect_project,
@@ -84,6 +85,12 @@ def _register() -> None:
     )
     groups: tuple[tuple[str, str, Command | None, dict[str, Command]], ...] = (
         ("parked", LOOK, parked.parked, {"show": parked.show, "release": parked.release}),
+        (
+            "failover",
+            LOOK,
+            failover.failover,
+            {"status": failover.status, "pin": failover.pin, "unpin": failover.unpin},
+        ),
         ("reconciliation", LOOK, reconciliation.reconciliation, {"settle": reconciliation.settle}),
         ("blocks", SET_UP, None, {"apply": prefect_project.apply}),
         ("twins", TRY, twins.serve, _TWINS),

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tideover.cli.gates import BAD, GOOD, WARY, colour, next_probe, reason, state
+from tideover.cli.group_board import one_line
 from tideover.cli.printing import NOTHING, amount, cell, line, moment, number, since, span, table
 from tideover.config.units import format_duration
 from tideover.policy.breaker import Reason, State
@@ -15,15 +17,19 @@ from tideover.policy.breaker import Reason, State
 if TYPE_CHECKING:
     from tideover.config.models import Hub
     from tideover.hub.overview import OutageFigures, Overview, RouteFigures
+    from tideover.hub.standing import GroupView
     from tideover.staging.systems import Gate
 
-GOOD, BAD, WARY, DIM = "green", "bold red", "yellow", "dim"
+DIM = "dim"
 
 
 def board(hub: Hub, view: Overview) -> Group:
     """The whole view."""
     title = line((f"{hub.name}", "bold"), (f"  {moment(view.now_us)} UTC", DIM))
-    pieces: list[RenderableType] = [title, headline(view), Text(), systems_table(view), Text(), routes_table(view)]
+    pieces: list[RenderableType] = [title, headline(view), Text(), systems_table(view), Text()]
+    if view.groups:
+        pieces += [*(one_line(group) for group in view.groups), Text()]
+    pieces.append(routes_table(view))
     if view.outages:
         pieces += [Text(), line(("latest outages", "bold"), (", measured from the first failed call", DIM))]
         pieces.append(outages_table(hub, view))
@@ -54,40 +60,13 @@ def systems_table(view: Overview) -> Table:
     for name, gate in view.systems.items():
         changed = view.since_us.get(name, 0)
         rows.add_row(
-            line(("● ", _colour(gate)), (name, "bold")),
-            cell(_state(gate), _colour(gate)),
+            line(("● ", colour(gate)), (name, "bold")),
+            cell(state(gate), colour(gate)),
             span(since(view.now_us, changed)),
-            _next(gate),
-            cell(_reason(gate)),
+            next_probe(gate),
+            cell(reason(gate)),
         )
     return rows
-
-
-def _state(gate: Gate) -> str:
-    forced = " (forced)" if gate.is_forced else ""
-    if gate.state is State.CLOSED:
-        return "paused" if gate.is_paused else f"closed{forced}"
-    return f"{gate.state.value.replace('_', '-')}{forced}"
-
-
-def _colour(gate: Gate) -> str:
-    if gate.state is State.CLOSED:
-        return WARY if gate.is_paused or gate.is_forced else GOOD
-    return BAD if gate.state is State.OPEN else WARY
-
-
-def _next(gate: Gate) -> str:
-    if gate.state is State.CLOSED:
-        return f"in {span(gate.wait_s)}" if gate.is_paused else NOTHING
-    if gate.is_forced:
-        return "never"
-    return f"in {span(gate.wait_s)}" if gate.wait_s else "now"
-
-
-def _reason(gate: Gate) -> str:
-    if gate.state is State.CLOSED and gate.is_paused:
-        return "it asked for a pause"
-    return ": ".join(part for part in (gate.reason, gate.detail) if part)
 
 
 def routes_table(view: Overview) -> Table:
@@ -132,8 +111,9 @@ def outages_table(hub: Hub, view: Overview) -> Table:
 
 
 def objective(hub: Hub, system: str) -> float | None:
-    """The strictest recovery time objective among the routes that deliver through a system."""
-    targets = [r.rto for r in hub.routes.values() if r.rto is not None and system in hub.systems_of(r.target.name)]
+    """The strictest recovery time objective among the routes that deliver to a system, and to nothing else: what a
+    failover group is for goes on without it."""
+    targets = [r.rto for r in hub.routes.values() if r.rto is not None and r.target.system == system]
     return min(targets, default=None)
 
 
@@ -156,6 +136,7 @@ def _against(measured: float | None, target: float | None) -> Text:
 def advice(hub: Hub, view: Overview) -> list[str]:
     """What a person could do now, most urgent first."""
     hints = [hint for name, gate in view.systems.items() if (hint := _advice_on_system(hub, name, gate))]
+    hints += [hint for group in view.groups if (hint := _advice_on_group(group))]
     hints += [hint for r in view.routes if (hint := _advice_on_route(r))]
     return hints
 
@@ -170,6 +151,14 @@ def _advice_on_system(hub: Hub, name: str, gate: Gate) -> str:
     if gate.reason == Reason.CONTRACT:
         return f"{name} rejects every record alike: its contract changed, or our mapping; nothing is lost meanwhile"
     return ""
+
+
+def _advice_on_group(group: GroupView) -> str:
+    if group.pin is not None:
+        return f"{group.name} is pinned to {group.pin.system}: tideover failover status {group.name}"
+    if group.is_settled:
+        return ""
+    return f"more about {group.name}: tideover failover status {group.name}"
 
 
 def _advice_on_route(figures: RouteFigures) -> str:

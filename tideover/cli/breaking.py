@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tideover.cli.announcing import announce
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, console, line
-from tideover.errors import Refused
+from tideover.cli.signing import WhyOption, reason
+
+if TYPE_CHECKING:
+    from tideover.staging.systems import Gate
 
 
 class Word(enum.StrEnum):
@@ -32,7 +36,7 @@ async def breaker(
     cli: Cli,
     system: Annotated[str, typer.Argument(metavar="SYSTEM", help="One of the hub's systems.")],
     word: Annotated[Word, typer.Argument(metavar="open|close|auto", help="What to do with its breaker.")],
-    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for those who read it later.")],
+    why: WhyOption,
 ) -> None:
     """Force a system's breaker open or closed for all workers, or hand it back to the hub (auto).
 
@@ -42,17 +46,20 @@ async def breaker(
     from tideover.hub.overview import overview
     from tideover.policy.breaker import State
 
-    if not why.strip():
-        raise Refused("--why needs a reason")
+    said = reason(why)
     async with open_hub(cli.hub_file) as rt:
         rt.system(system)
         before = await rt.store.gate(system)
-        gate = await rt.store.force(system, _FORCED[word], why.strip())
+        gate = await rt.store.force(system, _FORCED[word], said)
         routes = rt.routes_through(system)
         if before.state is not State.CLOSED and gate.state is State.CLOSED:
             await rt.store.hasten(system, routes)
         view = await overview(rt)
-    waiting = sum(r.status.waiting for r in view.routes if r.status.route in routes)
+        _tell(cli, system, word, gate, sum(view.waiting(route) for route in routes))
+        await announce(cli, rt)
+
+
+def _tell(cli: Cli, system: str, word: Word, gate: Gate, waiting: int) -> None:
     if cli.as_json:
         told = {"system": system, "breaker": gate.state.value, "is_forced": gate.is_forced, "reason": gate.reason}
         cli.write_json({**told, "detail": gate.detail, "waiting": waiting})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
+from tideover.cli.announcing import announce
 from tideover.cli.frame import Cli, confirm
 from tideover.cli.printing import amount, cell, console, line, moment, number, span, stamp, table
 from tideover.cli.selecting import CodeOption, KeyOption, RouteOption, YesOption, matching, require_all
@@ -97,10 +98,11 @@ async def release(cli: Cli, records: RecordsArgument, yes: YesOption = False) ->
         question = f"Release {amount(len(found), 'record')}, never to be delivered by the hub?"
         confirm(cli, question, yes=yes)
         count = await replay.release(rt, selection)
-    if cli.as_json:
-        cli.write_json({"released": count})
-    else:
-        console().print(line((f"released {amount(count, 'record')}", "green")))
+        if cli.as_json:
+            cli.write_json({"released": count})
+        else:
+            console().print(line((f"released {amount(count, 'record')}", "green")))
+        await announce(cli, rt)
 
 
 def as_json(p: Parked) -> dict[str, object]:

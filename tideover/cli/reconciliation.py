@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from tideover.cli.announcing import announce
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, cell, console, line, number, span, stamp, table
 from tideover.cli.selecting import KeyOption, RouteOption
+from tideover.cli.signing import AuthorOption, reason, signature
 from tideover.errors import Refused
 from tideover.model import SECOND_US
 
@@ -59,10 +60,7 @@ async def settle(
     cli: Cli,
     record: Annotated[str, typer.Argument(metavar="ID", help="The record's id.")],
     why: Annotated[str, typer.Option("--why", metavar="TEXT", help="What was done, for those who read it later.")],
-    author: Annotated[
-        str | None,
-        typer.Option("--author", metavar="NAME", help="Who says so. Default: the user at work.", show_default=False),
-    ] = None,
+    author: AuthorOption = None,
     system: Annotated[
         str | None,
         typer.Option("--system", help="Where it may be, if it may be at several.", show_default=False),
@@ -77,15 +75,19 @@ async def settle(
     from tideover.bootstrap import open_hub
     from tideover.staging.reconciliation import Selection
 
-    if not why.strip():
-        raise Refused("--why needs a reason")
-    by = (author or "").strip() or _user()
+    said, by = reason(why), signature(author)
     async with open_hub(cli.hub_file) as rt:
         case = _the_one(record, await rt.store.cases(Selection(record=record, system=system)))
-        if not await rt.store.settle_case_by_person(case.id, why.strip(), by):
+        if not await rt.store.settle_case_by_person(case.id, said, by):
             raise Refused(f"record {record} was settled by somebody else meanwhile")
+        _tell_settled(cli, case, said, by)
+        await announce(cli, rt)
+
+
+def _tell_settled(cli: Cli, case: Listed, why: str, by: str) -> None:
+    record = case.record
     if cli.as_json:
-        told = {"settled": True, "record": record, "system": case.system, "why": why.strip(), "author": by}
+        told = {"settled": True, "record": record, "system": case.system, "why": why, "author": by}
         cli.write_json({**told, "has_it": case.other_system or None})
         return
     console().print(line((f"settled: {record} at {case.system}", "green")), soft_wrap=True)
@@ -99,13 +101,6 @@ def _the_one(record: str, found: Sequence[Listed]) -> Listed:
     if len(found) > 1:
         raise Refused(f"record {record} may be at {' and '.join(c.system for c in found)}: name one with --system")
     return found[0]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise Refused("this process has no user's name: say who you are with --author") from None
 
 
 def as_json(case: Listed) -> dict[str, object]:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tideover.cli.board import board
+from tideover.cli.failover import as_json as group_as_json
 from tideover.cli.frame import Cli
 from tideover.cli.printing import console, line, seconds, since, stamp
 from tideover.errors import HubUnavailable
@@ -33,8 +34,8 @@ async def status(
     Systems with their breakers, routes with what waits, and the latest outages as measured, against the routes'
     objectives. Reads one snapshot of the hub's database; asks no system and no Prefect.
 
-    JSON: hub, at, systems, routes and outages; durations are in seconds (`_s`), instants in UTC. With --watch, one
-    document per line.
+    JSON: hub, at, systems, groups (as of `tideover failover`), routes and outages; durations are in seconds (`_s`),
+    instants in UTC. With --watch, one document per line.
     """
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import overview
@@ -99,6 +100,7 @@ def as_json(hub: Hub, view: Overview) -> dict[str, object]:
             }
             for name, gate in view.systems.items()
         ],
+        "groups": [group_as_json(group) for group in view.groups],
         "routes": [
             {
                 "route": r.status.route,

@@ -149,8 +149,7 @@ def _group_recoveries(status: RouteStatus, view: GroupView, outages: list[Outage
             found.append((recovery.served_us - recovery.failed_us) / SECOND_US)
         elif status.waiting and status.oldest_us:
             found.append((view.now_us - max(recovery.failed_us, status.oldest_us)) / SECOND_US)
-    turns = [t.turn for t in view.turns]
-    found += [o.recovery_s for o in outages if standing.pinned_at(turns, o.outage.opened_us) == o.outage.system]
+    found += [o.recovery_s for o in outages if standing.pinned_at(view, o.outage.opened_us) == o.outage.system]
     return found
 
 

@@ -73,11 +73,14 @@ class Progress:
     def accepted(self, system: str, run: Run) -> None:
         """Count a run's accepted records."""
         self.by_system[system] = self.by_system.get(system, 0) + run.at
-        if run.held.lease.is_backup:
+        is_backup = run.held.lease.is_backup
+        if is_backup:
             self.failed_over += run.at
-        for episode in self.episodes:
-            if episode.after == system and not episode.is_over:
-                episode.delivered += run.at
+        for kind in EpisodeKind:
+            alike = [e for e in self.episodes if e.kind is kind and e.after == system]
+            # What was claimed in a failover belongs to it, also when that is over by the time it is accepted.
+            if alike and (is_backup if kind is EpisodeKind.FAILOVER else not alike[-1].is_over):
+                alike[-1].delivered += run.at
 
 
 class Episodes:
@@ -129,6 +132,8 @@ class Episodes:
             why = f"pinned: {claimed.state.pin.why}"
         elif gate is not None and not gate.lets_through:
             why = "asked for a pause" if gate.is_paused else gate.reason
+        elif claimed.state is not None and claimed.state.trust(preferred).phase is not Phase.SERVING:
+            why = "on its way back"
         self._begin(EpisodeKind.FAILOVER, preferred, system, why)
 
     def _begin(self, kind: EpisodeKind, before: str, after: str, why: str) -> None:
@@ -141,7 +146,7 @@ class Episodes:
     def _close(self, state: GroupState) -> None:
         for episode in self._progress.episodes:
             if episode.kind is EpisodeKind.FAILOVER:
-                has_ended = state.serving == episode.before
+                has_ended = (state.pin.system if state.pin else state.serving) == episode.before
             else:
                 has_ended = state.trust(episode.after).phase in (Phase.SERVING, Phase.OUT, Phase.DWELL)
             if has_ended and not episode.is_over:

@@ -142,7 +142,7 @@ def look(tx: Transaction, name: str, rule: GroupRule, routes: Sequence[str], *, 
             for system in rule.providers
         ],
         turns=[_figures(turn) for turn in turns],
-        recoveries=recoveries(turns),
+        recoveries=recoveries(turns, is_pinned=_began_pinned(turns, state.pin)),
         live_share=rule.live_share,
         waiting=reports.waiting(tx, routes),
         now_us=tx.now_us,
@@ -248,11 +248,11 @@ def _figures(turn: TurnRow) -> TurnView:
     return TurnView(turn, after_s(turn.at_us), after_s(turn.served_us))
 
 
-def recoveries(turns: Sequence[TurnRow]) -> list[Recovery]:
+def recoveries(turns: Sequence[TurnRow], *, is_pinned: bool = False) -> list[Recovery]:
     """What these turns, newest first, say of interruptions; newest first. While there is a pin nothing is turned: then
-    the outages of the pinned provider are what interrupts."""
+    the outages of the pinned provider are what interrupts. `is_pinned`: whether there was one before all of them."""
     found: list[Recovery] = []
-    failed_us, before, after, is_pinned = 0, "", "", False
+    failed_us, before, after = 0, "", ""
     for turn in reversed(turns):
         match turn.kind:
             case TurnKind.PIN | TurnKind.UNPIN:
@@ -261,9 +261,9 @@ def recoveries(turns: Sequence[TurnRow]) -> list[Recovery]:
                 failed_us = 0  # what no failover restored was restored by the preferred provider's return
             case TurnKind.FAILOVER if turn.served_us or not is_pinned:
                 if not failed_us:
-                    failed_us, before = turn.failed_us or turn.at_us, turn.before
+                    failed_us, before = turn.failed_us, turn.before
                 after = turn.after
-                if turn.served_us:
+                if failed_us and turn.served_us:
                     found.append(Recovery(failed_us, turn.served_us, before, after))
                     failed_us = 0
     if failed_us:
@@ -271,7 +271,16 @@ def recoveries(turns: Sequence[TurnRow]) -> list[Recovery]:
     return found[::-1]
 
 
-def pinned_at(turns: Sequence[TurnRow], us: int) -> str:
-    """The provider that these turns, newest first, say was pinned at an instant; empty for none."""
-    last = next((t for t in turns if t.kind in (TurnKind.PIN, TurnKind.UNPIN) and t.at_us <= us), None)
+def _began_pinned(turns: Sequence[TurnRow], pin: Pin | None) -> bool:
+    """Whether there was a pin before these turns, newest first."""
+    words = [t.kind for t in turns if t.kind in (TurnKind.PIN, TurnKind.UNPIN)]
+    return words[-1] == TurnKind.UNPIN if words else pin is not None
+
+
+def pinned_at(view: GroupView, us: int) -> str:
+    """The provider that was pinned at an instant, as far as the view's turns tell; empty for none."""
+    if view.pin is not None and view.pin.at_us <= us:
+        return view.pin.system
+    words = (t.turn for t in view.turns if t.turn.kind in (TurnKind.PIN, TurnKind.UNPIN))
+    last = next((turn for turn in words if turn.at_us <= us), None)
     return last.after if last is not None and last.kind == TurnKind.PIN else ""
