@@ -372,3 +372,9 @@ def test_plan_of_any_reports_adds_up_and_oversteps_nothing(
     for p in result.parked:
         assert not is_contract_storm(result.breaker, p.route, p.code)
         assert not (is_down and p.code in ("attempts", "expired"))
+
+
+def test_hung_call_when_it_opens_the_breaker_began_the_outage_when_it_was_made() -> None:
+    of = row()
+    result, _ = one(report(of, Unknown(HUNG), doubt=1), of)
+    assert (result.breaker.first_failure_us, result.breaker.opened_us) == (NOW_US - AGO_US, NOW_US)

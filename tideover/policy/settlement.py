@@ -215,7 +215,11 @@ def _tell_breaker(
     if isinstance(outcome, Throttled):
         result.pause_s = max(result.pause_s, outcome.delay_s)
     event = Result(row.route, row.id, outcome, report.is_probe)
-    result.breaker, actions = step(result.breaker, event, now_us, rule, spread())
+    before = result.breaker
+    result.breaker, actions = step(before, event, now_us, rule, spread())
+    if result.breaker.first_failure_us == now_us != before.first_failure_us:
+        # An outage began when the call did that failed: how long it hung is a part of it.
+        result.breaker = replace(result.breaker, first_failure_us=now_us - attempt.ago_us)
     result.actions.extend(actions)
 
 
