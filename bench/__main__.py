@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import delivering, staging
+from bench import delivering, failover, staging
 from bench.figures import Figures, spin
 from bench.peers import PEERS
 from bench.places import Place, open_place
@@ -25,6 +25,7 @@ BENCHES: dict[str, Callable[[Place], Awaitable[None]]] = {
     "deliver": delivering.deliver,
     "latency": delivering.latency,
     "isolation": delivering.isolation,
+    "failover": failover.failover,
     **PEERS,
 }
 RESULTS = Path(__file__).parent / "results"

@@ -26,6 +26,7 @@ class Sink(asyncio.Protocol):
         self._seen = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -51,17 +52,23 @@ class Sink(asyncio.Protocol):
             answer = b'{"id":1}'
             if b'"at":' in body:
                 _AGES.append((asyncio.get_running_loop().time() * 1e9 - orjson.loads(body)["at"]) / 1e6)
+        self._write(answer)
+
+    def _write(self, answer: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
-        assert isinstance(self._transport, asyncio.WriteTransport)
         self._transport.write(head + answer)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
 def running_sink() -> Iterator[str]:
     """The address of a sink that runs while the block lasts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "bench.sink", str(port)], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

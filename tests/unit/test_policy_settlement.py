@@ -273,10 +273,11 @@ def test_park_verdict_after_an_accepted_prefix_parks_the_next_record(order: Orde
     assert lane.done_seq == (1 if order is Order.BLOCK else 2)
 
 
-def test_missing_answer_when_the_breaker_has_a_streak_ends_it() -> None:
+@pytest.mark.parametrize("answer", [Missing(), Accepted("r1")])
+def test_answered_look_up_when_the_breaker_has_a_streak_does_not_end_it(answer: Missing | Accepted) -> None:
     of = row()
-    result, _ = one(report(of, Missing(), kind=Kind.LOOK_UP), of, Breaker(failing=(1, 2)))
-    assert result.breaker.failing == ()
+    result, _ = one(report(of, answer, kind=Kind.LOOK_UP), of, Breaker(failing=(1, 2)))
+    assert result.breaker.failing == (1, 2), "a system that can be read may still not take anything"
 
 
 # --- whatever is reported -----------------------------------------------------------------------------------

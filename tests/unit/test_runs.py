@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from tideover.connectors.port import Connector
+from tideover.errors import MappingError
 from tideover.hub.runs import Held, Run, Sender
 from tideover.model import (
     INTERRUPTED,
@@ -376,3 +377,55 @@ async def test_send_when_the_connector_answers_for_too_few_leaves_every_record_i
         await sender(script).work_off([held(1, lane=1), held(1, lane=2)], lambda: True, over.append)
     reports = {run.held.lease.lane: run.report(script.now) for run in over}
     assert {lane: report.doubt for lane, report in reports.items()} == {1: 1, 2: 1}
+
+
+# --- where there are other providers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moves_on", "attempts", "asked"),
+    [
+        pytest.param(True, 1, ["look up 1-1"], id="its call was lost here: another provider's turn"),
+        pytest.param(True, 0, ["look up 1-1", "send 1-1"], id="its worker died: nothing against this provider"),
+        pytest.param(False, 1, ["look up 1-1", "send 1-1"], id="there is no other provider"),
+    ],
+)
+async def test_record_that_is_not_there_is_sent_again_unless_its_call_was_lost_and_another_can_have_it(
+    moves_on: bool, attempts: int, asked: list[str]
+) -> None:
+    script = Script(found=[Missing()])
+    it = held(1, doubt=1)
+    it.lease = replace(it.lease, attempts=attempts)
+    over: list[Run] = []
+    await replace(sender(script), moves_on=moves_on).work_off([it], lambda: True, over.append)
+    assert script.asked == asked
+    assert over[0].report(script.now).doubt == 0
+
+
+async def test_ask_when_an_answer_fails_asks_no_more_and_reports_every_lease() -> None:
+    script = Script(found=[Found("ref"), Unknown("timeout"), Found("never asked")])
+    group = [held(1, doubt=1, lane=lane) for lane in (1, 2, 3)]
+    over: list[Run] = []
+    assert not await sender(script).ask(group, over.append)
+    assert script.asked == ["look up 1-1", "look up 2-1"]
+    assert [run.report(script.now).doubt for run in over] == [0, 1, 1]
+
+
+async def test_ask_when_a_record_is_not_there_does_not_send_it() -> None:
+    script = Script(found=[Missing()])
+    over: list[Run] = []
+    assert await sender(script).ask([held(1, doubt=1)], over.append)
+    assert script.asked == ["look up 1-1"]
+    assert over[0].report(script.now).doubt == 0
+
+
+async def test_record_that_has_no_form_for_its_provider_is_parked_and_not_sent() -> None:
+    def shape(payload: bytes) -> bytes:
+        raise MappingError("required fields are missing: reference")
+
+    script = Script()
+    over: list[Run] = []
+    await replace(sender(script), shape=shape).work_off([held(1)], lambda: True, over.append)
+    verdict = over[0].report(script.now).verdict
+    assert isinstance(verdict, Park)
+    assert (verdict.code, script.asked) == ("mapping", [])

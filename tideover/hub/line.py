@@ -84,6 +84,7 @@ class Line:
                 self._call_s,
                 rt.monotonic,
                 shape,
+                moves_on=bool(terms.group),
             )
             for name, route in terms.routes.items()
         }

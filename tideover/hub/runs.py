@@ -109,6 +109,7 @@ class Sender:
     call_s: float  # the longest that one call can take
     monotonic: Callable[[], float]
     shape: Shape | None = None  # None: the system takes records as they are staged
+    moves_on: bool = False  # a record whose call was lost, and is not there, is for another provider to try
 
     async def ask(self, group: Sequence[Held], done: Callable[[Run], None]) -> bool:
         """Only ask what became of what the leases hold, one by one; for a system that may get nothing. False as soon
@@ -207,6 +208,7 @@ class Sender:
                 run.note(Kind.LOOK_UP, answer, began, ended)
                 if is_miss_final(self.rule, age_s):
                     run.is_cleared = True
+                    run.is_over = self.moves_on and run.held.lease.attempts > 0
                 else:
                     _end(run, Defer(max(self.rule.settle_s - age_s, 0.0)))
             case Throttled() | Unsent() | Unknown():

@@ -212,6 +212,8 @@ def _tell_breaker(
     outcome = attempt.outcome
     if isinstance(outcome, Missing):
         outcome = Accepted()  # the system answered
+    if attempt.kind is Kind.LOOK_UP and isinstance(outcome, Accepted) and not report.is_probe:
+        return  # it reads; whether it books, only a booking tells
     if isinstance(outcome, Throttled):
         result.pause_s = max(result.pause_s, outcome.delay_s)
     event = Result(row.route, row.id, outcome, report.is_probe)
@@ -253,8 +255,11 @@ def _settle_lane(
             result.lanes.append(replace(released, due_us=now_us + int(delay_s * SECOND_US)))
         case Park(record=record, code=code, detail=detail):
             _park(result, row, released, rule, record, code, detail, in_doubt=report.doubt > 0)
-        case None if last is None or isinstance(last.outcome, Accepted | Throttled | Missing):
+        case None if last is None or isinstance(last.outcome, Accepted | Throttled):
             result.lanes.append(released)
+        case None if isinstance(last.outcome, Missing):
+            has_failed_here = rule.has_alternatives and row.attempts > 0 and not report.doubt
+            result.lanes.append(replace(released, avoid=system) if has_failed_here else released)
         case None:
             _settle_failure(result, row, released, system, rule, last, now_us, spread)
 

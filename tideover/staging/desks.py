@@ -254,7 +254,7 @@ class GroupDesk:
             return self._for_nobody(head)
         choice = choose(self.state, self._rule, self._health, self._want(head, eligible), self._now_us)
         if isinstance(choice, Wait):
-            return Defer(head, choice.until_us or self._recheck_us(head))
+            return Defer(head, self._until_us(head, choice))
         return self._taken(head, choice, self._run_of(head, choice))
 
     def _want(self, head: Head, eligible: Sequence[str]) -> Want:
@@ -306,6 +306,12 @@ class GroupDesk:
         detail = f"no provider of {self._wish.name} takes it: none of their `when` is true of it"
         head.records = [replace(head.records[0], fault=detail, fault_code=NOBODY)]
         return Take(head, name, 1)
+
+    def _until_us(self, head: Head, wait: Wait) -> int:
+        """The end of the pause that is waited for, but not unseen for longer than anything else: meanwhile its provider
+        may go down, and another one have it."""
+        longest_us = self._now_us + int(_RECHECK_MAX_S * SECOND_US)
+        return min(wait.until_us, longest_us) if wait.until_us else self._recheck_us(head)
 
     def _recheck_us(self, head: Head) -> int:
         """Not at once again: the older, the rarer. A provider that comes back makes everything due at once."""

@@ -174,17 +174,25 @@ def _reroute(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
 
 
 def _take(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
-    """From here on every record under the lease may be sent, so all of them are in doubt should the worker vanish."""
+    """From here on every record under the lease may be sent, so all of them are in doubt should the worker vanish; but
+    for one that can't be sent, and is only handed out to be parked."""
     columns = ("id", "token", "lease_until_us", "system", "in_doubt", "doubted_us")
     rows = [
         (
             take.head.id, take.head.token + 1, tx.now_us + wish.lease_us, take.system,
-            take.head.in_doubt or min(take.depth, take.head.last_seq - take.head.done_seq),
+            take.head.in_doubt or _sendable(take),
             take.head.doubted_us if take.head.in_doubt else tx.now_us,
         )
         for take in sorted(taken, key=lambda take: take.head.id)
     ]  # fmt: skip
     tx.dialect.update(tx.conn, schema.lane, columns, rows)
+
+
+def _sendable(take: Take) -> int:
+    head = take.head
+    if head.records and head.records[0].fault:
+        return 0
+    return min(take.depth, head.last_seq - head.done_seq)
 
 
 def _lease(tx: Transaction, wish: Claim, take: Take) -> Lease:
