@@ -158,7 +158,7 @@ def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> b
         ("time to detect", f"{outage.detect_s * 1000:.0f} ms from the first failed call"),
         ("orders kept", f"{figures.held}, while {figures.others_during_outage} other records went out"),
         ("time to drain", f"{outage.drain_s or 0:.2f} s; {figures.back_to_drained_s:.1f} s after the ERP's return"),
-        ("failover", f"{figures.failover_s:.2f} s from carrier-a's first failed call to carrier-b's first acceptance"),
+        ("failover", f"{figures.failover_s:.2f} s from carrier-a's first lost call, which hung for 2 s, to carrier-b"),
         ("orders in doubt", f"{figures.rerouted} sent elsewhere, {figures.voided} parcels too many, all voided"),
         ("failback", f"{figures.failback_s:.1f} s after carrier-a's return: dwell, canary, ramp"),
         ("whole play", f"{screen.elapsed_s:.0f} s"),
