@@ -1,7 +1,8 @@
 """The automations of a hub, as values: what Prefect does by itself when something happens.
 
 Prefect fires an automation within seconds of its event. A `deliver` run that is alive needs none: it drains at once.
-These are for when no run is alive, and for runs that died without a word.
+These are for when no run is alive, for runs that died without a word, and for people to be told: those that tell have
+no action of their own, as only people know where they read; a notification that is added in the UI stays there.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from datetime import timedelta
 from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.actions import ChangeFlowRunState, DoNothing, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
-from deployments.plan import FLOWS, HEARTBEAT_S, TAG, hub_tag
+from deployments.plan import FLOWS, HEARTBEAT_S, TAG, groups_of, hub_tag
 from tideover.config.models import Hub
 
 RESTORED = "tideover.system.restored"
 DOWN = "tideover.system.down"
+FAILOVER = "tideover.group.failover"
+RELAPSE = "tideover.group.relapse"
+RAISED = "tideover.reconciliation.raised"
 SILENCE_S = 5 * HEARTBEAT_S  # at least three heartbeats, so that one lost on the way harms nobody
 _TERMINAL = ("Completed", "Failed", "Crashed", "Cancelled")
 
@@ -33,7 +37,9 @@ def automations_of(hub: Hub, delivers: Mapping[str, UUID]) -> list[AutomationCor
         for target in hub.targets
         for automation in (_drain(hub, target, delivers[target]), _hold_the_line(hub, target, delivers[target]))
     ]
-    return [*per_target, _silent_runs(hub)]
+    groups = groups_of(hub)
+    told = [*(_tell_of_failover(hub, group) for group in groups), *([_tell_of_raised(hub)] if groups else [])]
+    return [*per_target, *told, _silent_runs(hub)]
 
 
 def fields_of(automation: AutomationCore) -> dict[str, object]:
@@ -47,7 +53,7 @@ def _drain(hub: Hub, target: str, deployment: UUID) -> AutomationCore:
         name=f"tideover: drain {target} on restore",
         description=f"A system behind {target} is back: deliver what waited for it.",
         tags=_tags(hub),
-        trigger=_trigger(RESTORED, hub.systems_of(target)),
+        trigger=_trigger({RESTORED}, _systems(hub.systems_of(target))),
         actions=[RunDeployment(source="selected", deployment_id=deployment)],
     )
 
@@ -57,8 +63,29 @@ def _hold_the_line(hub: Hub, target: str, deployment: UUID) -> AutomationCore:
         name=f"tideover: hold the line for {target}",
         description=f"A system behind {target} went down: keep a run alive that probes it, and drains when it is back.",
         tags=_tags(hub),
-        trigger=_trigger(DOWN, hub.systems_of(target)),
+        trigger=_trigger({DOWN}, _systems(hub.systems_of(target))),
         actions=[RunDeployment(source="selected", deployment_id=deployment)],
+    )
+
+
+def _tell_of_failover(hub: Hub, group: str) -> AutomationCore:
+    return AutomationCore(
+        name=f"tideover: tell when {group} fails over",
+        description=f"Records of {group} go to another provider, or one failed on its way back. Add a notification.",
+        tags=_tags(hub),
+        trigger=_trigger({FAILOVER, RELAPSE}, [f"tideover.group.{group}"]),
+        actions=[DoNothing()],
+    )
+
+
+def _tell_of_raised(hub: Hub) -> AutomationCore:
+    return AutomationCore(
+        name="tideover: tell what a person must reconcile",
+        description="A record is at two providers, or may be, and the hub can't undo one of them: "
+        "`tideover reconciliation` lists it. Add a notification.",
+        tags=_tags(hub),
+        trigger=_trigger({RAISED}, ["tideover.reconciliation.*"]),
+        actions=[DoNothing()],
     )
 
 
@@ -83,11 +110,15 @@ def _silent_runs(hub: Hub) -> AutomationCore:
     )
 
 
-def _trigger(event: str, systems: Sequence[str]) -> EventTrigger:
+def _systems(names: Sequence[str]) -> list[str]:
+    return [f"tideover.system.{name}" for name in names]
+
+
+def _trigger(events: set[str], resources: Sequence[str]) -> EventTrigger:
     return EventTrigger(
         posture=Posture.Reactive,
-        expect={event},
-        match=_specification({"prefect.resource.id": [f"tideover.system.{system}" for system in systems]}),
+        expect=events,
+        match=_specification({"prefect.resource.id": list(resources)}),
         threshold=1,
         within=timedelta(0),
     )

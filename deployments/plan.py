@@ -24,8 +24,8 @@ SLUG = "tideover"  # of the one schedule per deployment that is ours
 HEARTBEAT_S = 60
 HOUSEKEEPING = Cron(cron="17 3 * * *")
 
-FlowName = Literal["sync", "deliver", "probe", "replay", "housekeeping"]
-FLOWS: tuple[FlowName, ...] = ("sync", "deliver", "probe", "replay", "housekeeping")
+FlowName = Literal["sync", "deliver", "failover", "failback", "probe", "replay", "housekeeping"]
+FLOWS: tuple[FlowName, ...] = ("sync", "deliver", "failover", "failback", "probe", "replay", "housekeeping")
 Schema = dict[str, Any]  # a JSON schema
 Schedule = IntervalSchedule | CronSchedule
 Parameters = Callable[[FlowName], Schema]
@@ -77,11 +77,18 @@ class Place:
 
 
 def deployments_of(hub: Hub) -> list[Deployment]:
-    """Every deployment of a hub: a sync per route, a deliver per target, a probe per system, and two for itself."""
+    """Every deployment of a hub: a sync per route, a deliver per target, a failover and a failback per group, a probe
+    per system, and two for itself."""
     syncs = [_sync(hub, name, route) for name, route in hub.routes.items()]
     delivers = [_deliver(hub, target) for target in hub.targets]
     probes = [_probe(name) for name, system in hub.systems.items() if system.rest.probe is not None]
-    return [*syncs, *delivers, *probes, _replay(), _housekeeping()]
+    groups = [turn(hub, group) for group in groups_of(hub) for turn in (_failover, _failback)]
+    return [*syncs, *delivers, *groups, *probes, _replay(), _housekeeping()]
+
+
+def groups_of(hub: Hub) -> list[str]:
+    """The failover groups that some route delivers to."""
+    return [target for target in hub.targets if target in hub.groups]
 
 
 def _sync(hub: Hub, name: str, route: Route) -> Deployment:
@@ -120,6 +127,34 @@ def _deliver(hub: Hub, target: str) -> Deployment:
         schedule=Every.model_validate({"every": format_duration(hub.deliver.every)}),
         limit=hub.deliver.workers,
         collision=ConcurrencyLimitStrategy.CANCEL_NEW,
+    )
+
+
+def _failover(hub: Hub, group: str) -> Deployment:
+    systems = tuple(hub.systems_of(group))
+    return Deployment(
+        flow="failover",
+        name=group,
+        title=f"Sends everything of `{group}` to another provider",
+        text=_table({"order": " → ".join(systems)})
+        + "\n\nA group fails over by itself. Run this before maintenance, or when a provider answers and yet does not "
+        "do its work. Give the provider as `to`, else it is the next one that is well. It stays so until `failback`.",
+        systems=systems,
+        parameters=(("group", group),),
+        limit=1,
+    )
+
+
+def _failback(hub: Hub, group: str) -> Deployment:
+    systems = tuple(hub.systems_of(group))
+    return Deployment(
+        flow="failback",
+        name=group,
+        title=f"Lets `{group}` decide by itself again, and brings `{systems[0]}` back now",
+        text="Undoes `failover`. If the preferred provider is still down, it comes back by itself once it is well.",
+        systems=systems,
+        parameters=(("group", group),),
+        limit=1,
     )
 
 

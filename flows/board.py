@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
@@ -11,10 +11,13 @@ from flows.visible import show
 from tideover.config.units import format_duration
 from tideover.hub.overview import Overview, RouteFigures, overview
 from tideover.hub.runtime import Runtime
+from tideover.hub.standing import GroupView, ProviderView, TurnView
 from tideover.model import instant
+from tideover.policy.failover import Phase
 
 HEALTH = "tideover-health"
 BACKLOG = "tideover-backlog"
+TURNS = 5  # of each group, on the board
 
 
 async def publish(rt: Runtime) -> None:
@@ -38,6 +41,11 @@ def backlog(routes: Sequence[RouteFigures]) -> list[dict[str, Any]]:
         }
         for r in routes
     ]
+
+
+def card(rows: Mapping[str, object]) -> str:
+    """Names and values, one pair a line, as Markdown."""
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())])
 
 
 def health(view: Overview) -> str:
@@ -70,7 +78,39 @@ def health(view: Overview) -> str:
             "| outage of | reason | since | detected in | down for | backlog | drained in |",
             "| --- | --- | --- | --- | --- | --- | --- |",
             *(outages or ["| none | | | | | | |"]),
+            *(line for group in view.groups for line in _group(group)),
         ]
+    )
+
+
+def _group(view: GroupView) -> list[str]:
+    """A failover group: who gets what and why, what is in doubt, and what happened last."""
+    why = f"{view.why} ({view.pin.why})" if view.pin is not None else view.why
+    return [
+        "",
+        f"**{view.name}** goes to {view.serving or 'nobody'}: {_cell(why)}.",
+        "",
+        f"| provider of {view.name} | phase | share of traffic | relapses | in doubt | to reconcile |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(_provider(provider) for provider in view.providers),
+        "",
+        f"| last turns of {view.name} | what | from | to | why | by | first record after the failure |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *([_turn(turn) for turn in view.turns[:TURNS]] or ["| none | | | | | | |"]),
+    ]
+
+
+def _provider(p: ProviderView) -> str:
+    done = f" {p.trust.canaries} of {p.canaries}" if p.trust.phase is Phase.CANARY else ""
+    cases = f"{p.open}, and {p.raised} for a person" if p.raised else str(p.open)
+    return f"| {p.system} | {p.trust.phase.value}{done} | {p.share:.0%} | {p.trust.relapses} | {p.in_doubt} | {cases} |"
+
+
+def _turn(view: TurnView) -> str:
+    t = view.turn
+    return (
+        f"| {instant(t.at_us):%Y-%m-%d %H:%M:%S} UTC | {t.kind} | {t.before} | {t.after} "
+        f"| {_cell(t.why)} | {_cell(t.author)} | {_seconds(view.served_s)} |"
     )
 
 

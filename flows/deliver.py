@@ -13,11 +13,14 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from prefect.client.schemas.objects import State
 
 from flows.board import publish
+from flows.episodes import Companions
+from flows.failback import failback
+from flows.failover import failover
 from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, show
 from tasks import drain, hub
 from tideover.errors import HubUnavailable
-from tideover.hub.progress import Progress
+from tideover.hub.progress import EpisodeKind, Progress
 from tideover.hub.runtime import Runtime
 from tideover.staging import reports
 
@@ -28,6 +31,9 @@ SHOW_EVERY_S = 3.0
 @flow(name="deliver", flow_run_name="deliver-{target}", persist_result=False, validate_parameters=True)
 async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
     """Deliver what waits for a target, in order, until it is drained or the target is down.
+
+    Where the target is a failover group, the run's graph shows a failover and a failback when it happens, as the
+    subflow `failover` or `failback`, which begins and ends with it.
 
     Args:
         target: The system or failover group that routes deliver to.
@@ -48,14 +54,16 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
 
 
 class _Screen:
-    """Keeps what people see of a delivery up to date: its log, a progress artifact, and the board when its system goes
-    down, comes back or is drained. None of it can hold up or fail the delivery."""
+    """Keeps what people see of a delivery up to date: its log, a progress artifact, a subflow for each failover and
+    failback, and the board when a system goes down, comes back or is drained. None of it can hold up or fail the
+    delivery."""
 
     def __init__(self, rt: Runtime, target: str, routes: list[str], before: int) -> None:
         self._rt, self._target, self._routes, self._before = rt, target, routes, before
         self._noted = (time.monotonic(), 0)
-        self._breaker = ""
-        self._shown = ("", before == 0)
+        self._breaker = self._standing = ""
+        self._shown = ("", "", before == 0)
+        self._companions = Companions(rt, {EpisodeKind.FAILOVER: failover, EpisodeKind.FAILBACK: failback})
         self._bar: UUID | None = None
         self._left = before
 
@@ -63,15 +71,20 @@ class _Screen:
         """Show until the delivery ends, and once more how it ended."""
         showing = asyncio.create_task(self._keep_showing())
         try:
-            return await delivery
+            progress = await delivery
+            await self._companions.end(progress)
+            return progress
         finally:
+            await self._companions.leave()
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
             with suppress(HubUnavailable):
                 await self._move_bar()
 
     def note(self, progress: Progress) -> None:
-        """Say in the run's log how far it is, now and then, and at once when the breaker changes."""
+        """Say in the run's log how far it is, now and then, and at once when the breaker changes; show what begins."""
+        self._companions.note(progress)
+        self._standing = _standing(progress)
         noted_at, delivered = self._noted
         gate = progress.gate
         seen = f"{gate.state.value} {gate.reason}".strip() if gate else ""
@@ -86,7 +99,7 @@ class _Screen:
         while True:
             with suppress(HubUnavailable):
                 await self._move_bar()
-                now = (self._breaker, self._left == 0)
+                now = (self._breaker, self._standing, self._left == 0)
                 if now != self._shown:
                     await publish(self._rt)
                 self._shown = now
@@ -107,3 +120,12 @@ class _Screen:
             )
         elif self._left != left:
             await show(aupdate_progress_artifact(self._bar, progress=share))
+
+
+def _standing(progress: Progress) -> str:
+    """How the target's group stands, if it is one, in a text that changes when that does."""
+    state = progress.state
+    if state is None:
+        return ""
+    phases = [f"{system} {trust.phase.value}" for system, trust in sorted(state.trusts.items())]
+    return ", ".join([f"{state.serving} serves", f"{state.pin.system if state.pin else 'nothing'} pinned", *phases])

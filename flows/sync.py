@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 
+from flows.board import card
 from flows.deliver import deliver
 from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, or_directly, show
@@ -35,9 +36,8 @@ async def sync(route: str) -> State[Counts]:
         )  # fmt: skip
         counts = await deliver_visibly(target)
         counts |= {"route": route, "read": read, "staged": staged.staged, "unchanged": staged.unchanged}
-        await show(
-            acreate_markdown_artifact(key=f"sync-{route}", markdown=_table(counts), description=f"One run of {route}")
-        )
+        table = card(_rows(counts))
+        await show(acreate_markdown_artifact(key=f"sync-{route}", markdown=table, description=f"One run of {route}"))
         await rt.announce_events()
     return state_of(counts, parked_at_intake=staged.parked)
 
@@ -75,6 +75,7 @@ async def _directly(target: str) -> Counts:
     return counts_of(await drain.fn(target))
 
 
-def _table(counts: Counts) -> str:
-    rows = [f"| {name} | {value} |" for name, value in counts.items()]
-    return "\n".join(["| | |", "| --- | --- |", *rows])
+def _rows(counts: Counts) -> Counts:
+    """The counts with those of each provider on one line."""
+    shares = ", ".join(f"{system} {count}" for system, count in counts["by_system"].items())
+    return {**counts, "by_system": shares or "–"}

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
@@ -25,6 +26,13 @@ def logger() -> Logger:
     """The run's logger; names and ids only go there."""
     log: Logger = get_run_logger()
     return log
+
+
+def started_by() -> str:
+    """Who started the run, as Prefect knows it: a user, a schedule or an automation; else `prefect`."""
+    context = FlowRunContext.get()
+    by = context.flow_run.created_by if context is not None and context.flow_run is not None else None
+    return (by.display_value if by is not None else None) or "prefect"
 
 
 async def or_directly(subflow: Callable[[], Awaitable[T]], directly: Callable[[], Awaitable[T]]) -> T:

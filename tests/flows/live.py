@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.apply import apply_blocks
-from tests.twinhubs import ORDERS, write_hub
+from tests.twinhubs import ORDERS, SHIPMENTS, SHIPPING, write_hub
 from tideover.twins import CREDENTIALS, TwinHost
 
 TICKETS: dict[str, Any] = {
@@ -20,6 +21,7 @@ TICKETS: dict[str, Any] = {
     "key": "id",
 }
 ROUTES: dict[str, Any] = {"orders-to-erp": ORDERS, "tickets-to-support": TICKETS}
+CARRIERS = ("carrier-a", "carrier-b")
 
 
 @dataclass
@@ -33,6 +35,13 @@ class Live:
         """Distinct business keys at a twin, and effects done twice."""
         ledger = self.twins.ledger(name)
         return int(ledger["keys"]), int(ledger["duplicates"])
+
+    def shipped(self) -> dict[str, int]:
+        """How many standing parcels each order has, at all carriers together."""
+        counts: Counter[str] = Counter()
+        for name in CARRIERS:
+            counts.update(effect["key"] for effect in self.twins.effects(name) if not effect["voided"])
+        return dict(counts)
 
 
 def blocks_for(urls: dict[str, str]) -> dict[str, Any]:
@@ -59,10 +68,25 @@ def blocks_for(urls: dict[str, str]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def live_hub(folder: Path, database: str, systems: dict[str, Any] | None = None) -> AsyncIterator[Live]:
+async def live_hub(
+    folder: Path,
+    database: str,
+    systems: dict[str, Any] | None = None,
+    routes: dict[str, Any] | None = None,
+    groups: dict[str, Any] | None = None,
+) -> AsyncIterator[Live]:
     """Twins, their blocks and a hub's file; Prefect's API must be set."""
     async with TwinHost(folder / "twins") as twins:
         blocks = folder / "blocks.yaml"
         blocks.write_text(json.dumps(blocks_for(twins.urls), indent=1))
         await apply_blocks(blocks)
-        yield Live(twins, write_hub(folder, database, ROUTES, systems))
+        yield Live(twins, write_hub(folder, database, routes or ROUTES, systems, groups))
+
+
+@asynccontextmanager
+async def shipping_hub(folder: Path) -> AsyncIterator[Live]:
+    """A live hub with one route, to a failover group of two carriers; `orders-to-shipping`, `shipping`."""
+    database = f"sqlite:///{folder / 'hub.db'}"
+    routes, groups = {"orders-to-shipping": SHIPMENTS}, {"shipping": SHIPPING}
+    async with live_hub(folder, database, routes=routes, groups=groups) as live:
+        yield live

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 
 from deployments.automations import FIELDS
@@ -26,6 +28,8 @@ HUB_FILE = PROJECT / "hub.yaml"
 NEEDS: dict[FlowName, dict[str, str]] = {
     "sync": {"route": "string"},
     "deliver": {"target": "string", "linger_s": "number"},
+    "failover": {"group": "string", "to": "string"},
+    "failback": {"group": "string"},
     "probe": {"system": "string"},
     "replay": {},
     "housekeeping": {},
@@ -65,6 +69,12 @@ def without_schedule() -> Hub:
 
 async def run(hub: Hub, *, overwrite: bool = False, dry_run: bool = False) -> list[Change]:
     return await converge(hub, HUB_FILE, PROJECT, overwrite=overwrite, dry_run=dry_run, parameters_of=parameters_of)
+
+
+def with_group() -> Hub:
+    """The same hub with a route to a failover group instead."""
+    route = {"source": {"system": "crm", "stream": "orders"}, "target": {"group": "ship", "operation": "create"}}
+    return a_hub(groups={"ship": {"providers": ["erp", "crm"]}}, routes={"orders": {**route, "key": "id"}})
 
 
 def but(changes: list[Change], what: str) -> list[Change]:
@@ -288,10 +298,53 @@ async def test_converge_when_the_notes_are_lost_takes_differences_for_a_persons(
 
 
 def test_deployments_of_a_group_deliver_once_for_all_its_systems() -> None:
-    route = {"source": {"system": "crm", "stream": "orders"}, "target": {"group": "ship", "operation": "create"}}
-    hub = a_hub(groups={"ship": {"providers": ["erp", "crm"]}}, routes={"orders": {**route, "key": "id"}})
-    [deliver] = [plan for plan in deployments_of(hub) if plan.flow == "deliver"]
+    [deliver] = [plan for plan in deployments_of(with_group()) if plan.flow == "deliver"]
     assert (deliver.name, deliver.systems) == ("ship", ("erp", "crm"))
+
+
+async def test_converge_of_a_group_makes_its_failover_and_failback_and_removes_them_with_it(
+    prefect: PrefectClient,
+) -> None:
+    await run(with_group())
+    for flow in ("failover", "failback"):
+        found = await prefect.read_deployment_by_name(f"{flow}/ship")
+        assert (found.parameters, found.entrypoint) == ({"group": "ship"}, f"flows.{flow}.{flow}")
+        assert {"erp", "crm"} < set(found.tags)
+        assert found.schedules == []
+    assert but(await run(with_group()), "unchanged") == []
+    changes = await run(a_hub())
+    assert {c.name for c in changes if c.what == "removed"} == {
+        "deliver/ship", "failover/ship", "failback/ship", "tideover: drain ship on restore",
+        "tideover: hold the line for ship", "tideover: tell when ship fails over",
+        "tideover: tell what a person must reconcile",
+    }  # fmt: skip
+
+
+async def test_automations_of_a_group_run_its_deliver_when_any_of_its_providers_changes(prefect: PrefectClient) -> None:
+    await run(with_group())
+    deliver = await prefect.read_deployment_by_name("deliver/ship")
+    found = await automations(prefect)
+    for name in ("drain ship on restore", "hold the line for ship"):
+        automation = found[f"tideover: {name}"]
+        assert isinstance(automation.trigger, EventTrigger)
+        assert automation.trigger.match.model_dump() == {  # type: ignore[union-attr]
+            "prefect.resource.id": ["tideover.system.erp", "tideover.system.crm"]
+        }
+        assert [getattr(action, "deployment_id", None) for action in automation.actions] == [deliver.id]
+
+
+async def test_automations_that_tell_wait_for_a_notification_and_keep_it(prefect: PrefectClient) -> None:
+    await run(with_group())
+    name = "tideover: tell when ship fails over"
+    held = (await automations(prefect))[name]
+    assert isinstance(held.trigger, EventTrigger)
+    assert held.trigger.expect == {"tideover.group.failover", "tideover.group.relapse"}
+    assert held.trigger.match.model_dump() == {"prefect.resource.id": ["tideover.group.ship"]}  # type: ignore[union-attr]
+    told = [*held.actions, CallWebhook(block_document_id=uuid4())]
+    edited = held.model_dump(include={"name", *FIELDS}) | {"actions": told}
+    await prefect.update_automation(held.id, AutomationCore.model_validate(edited))
+    assert but(await run(with_group()), "unchanged") == [Change("automation", name, "kept", ("actions",))]
+    assert len((await automations(prefect))[name].actions) == 2
 
 
 async def test_converge_when_prefect_is_away_says_so(prefect_api: str, dead_api: str) -> None:

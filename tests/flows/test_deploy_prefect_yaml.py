@@ -58,4 +58,8 @@ async def test_prefect_deploy_makes_what_tideover_deploy_would(
         if plan.flow == "deliver":
             delivers[plan.name] = found.id
     made = {a.name for a in await prefect.read_automations() if a.name.startswith("tideover: ")}
-    assert {a.name for a in automations_of(hub, delivers)} - made == {"tideover: runs without a heartbeat"}
+    assert {a.name for a in automations_of(hub, delivers)} - made == {
+        "tideover: runs without a heartbeat",
+        "tideover: tell when shipping fails over",
+        "tideover: tell what a person must reconcile",
+    }
