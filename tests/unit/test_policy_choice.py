@@ -128,7 +128,7 @@ def test_pause_that_is_just_over_is_none() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.DWELL, Phase.CANARY])
 def test_not_trusted_gets_a_record_only_where_no_trusted_one_can_have_it(phase: Phase) -> None:
-    trust = Trust(phase, canary_until_us=NOW + 1)
+    trust = Trust(phase, canaries_out=3, canary_until_us=NOW + 1)
     assert Group(trusts={A: trust}).choose() == Send(B, is_backup=True)
     assert Group(trusts={A: trust}, health={B: OPEN, C: OPEN}).choose() == Send(A)
     assert Group(trusts={A: trust}).choose(eligible=[A]) == Send(A)
@@ -136,7 +136,11 @@ def test_not_trusted_gets_a_record_only_where_no_trusted_one_can_have_it(phase: 
 
 
 def test_not_trusted_ones_among_themselves_go_by_how_far_they_are() -> None:
-    trusts = {A: Trust(Phase.DWELL, 1), B: Trust(Phase.DWELL, 0), C: Trust(Phase.CANARY, 5, canary_until_us=NOW + 1)}
+    trusts = {
+        A: Trust(Phase.DWELL, 1),
+        B: Trust(Phase.DWELL, 0),
+        C: Trust(Phase.CANARY, 5, canaries_out=3, canary_until_us=NOW + 1),
+    }
     assert Group(trusts=trusts).choose() == Send(C, is_backup=True)
     assert Group(trusts=trusts).choose(eligible=[A, B]) == Send(B, is_backup=True)
 
@@ -155,9 +159,9 @@ def test_could_not_be_reached_comes_last_even_behind_what_is_not_trusted() -> No
 def test_canary_goes_to_the_provider_whose_slot_is_free_whatever_the_draw() -> None:
     free = Group(trusts={A: Trust(Phase.CANARY)})
     assert free.choose(0.999) == Send(A, is_canary=True)
-    taken = Group(trusts={A: Trust(Phase.CANARY, canary_until_us=NOW + 1)})
+    taken = Group(trusts={A: Trust(Phase.CANARY, canaries_out=3, canary_until_us=NOW + 1)})
     assert taken.choose() == Send(B, is_backup=True)
-    expired = Group(trusts={A: Trust(Phase.CANARY, canary_until_us=NOW)})
+    expired = Group(trusts={A: Trust(Phase.CANARY, canaries_out=3, canary_until_us=NOW)})
     assert expired.choose() == Send(A, is_canary=True)
 
 
@@ -210,7 +214,7 @@ LIVE = 0.999  # a draw that falls into the live share
         Group(live=[B], live_share=0.1, health={B: OPEN}),
         Group(live=[B], live_share=0.1, health={B: paused(1)}),
         Group(live=[B], live_share=0.1, trusts={B: Trust(Phase.DWELL)}),
-        Group(live=[B], live_share=0.1, trusts={B: Trust(Phase.CANARY, canary_until_us=NOW + 1)}),
+        Group(live=[B], live_share=0.1, trusts={B: Trust(Phase.CANARY, canaries_out=3, canary_until_us=NOW + 1)}),
         Group(live=[B], live_share=0.1, pin=A),
     ],
 )
@@ -253,7 +257,7 @@ TRUSTS = st.sampled_from(
         Trust(Phase.OUT),
         Trust(Phase.DWELL, 5),
         Trust(Phase.CANARY),
-        Trust(Phase.CANARY, canary_until_us=2 * NOW),
+        Trust(Phase.CANARY, canaries_out=3, canary_until_us=2 * NOW),
     ]
     + [ramp(seconds) for seconds in (0, 40, 99)]
 )
@@ -299,5 +303,11 @@ def test_choice_whatever_the_group_is_like_keeps_the_table(
 
 @pytest.mark.parametrize(("a", "b"), list(product(Phase, Phase)))
 def test_two_well_providers_whatever_their_phases_never_let_a_record_wait(a: Phase, b: Phase) -> None:
-    group = Group(providers=(A, B), trusts={A: Trust(a, canary_until_us=2 * NOW), B: Trust(b, canary_until_us=2 * NOW)})
+    group = Group(
+        providers=(A, B),
+        trusts={
+            A: Trust(a, canaries_out=3, canary_until_us=2 * NOW),
+            B: Trust(b, canaries_out=3, canary_until_us=2 * NOW),
+        },
+    )
     assert all(isinstance(group.choose(draw / 10), Send) for draw in range(10))

@@ -151,7 +151,7 @@ def test_canary_when_enough_were_good_begins_the_ramp(good: int, expected: Phase
 
 def test_canary_that_says_nothing_gives_its_slot_back_and_counts_for_nothing() -> None:
     group = in_canary()
-    group.state = canary_began(group.state, A, us(2000))
+    group.state = canary_began(group.state, A, us(2000), us(1070))
     assert group.canary(1070, None) == ()
     trust = group.state.trust(A)
     assert (trust.phase, trust.canaries, trust.canary_until_us) == (Phase.CANARY, 0, 0)

@@ -111,7 +111,7 @@ class Failback(Strict):
     max_dwell: Duration = 3600.0
     """Each relapse doubles the dwell, up to this."""
     canary: int = Field(default=3, ge=1, le=100)
-    """How many records are sent one at a time before the ramp."""
+    """How many records it gets, and must accept, before the ramp begins."""
     ramp: Duration = 60.0
     """From a tenth of the records to all of them, over this time. `0s`: all at once."""
 

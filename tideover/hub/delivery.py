@@ -299,8 +299,9 @@ class Delivery:
         for system in self._lines:
             if await self._rt.store.is_undrained(system):
                 await self._rt.store.end_drain(system, self._rt.routes_through(system))
-        for system in self._episodes.first_served():
-            await self._rt.store.note_service(self._group, system)
+        for episode in self._episodes.first_served():
+            ago_us = int((self._rt.monotonic() - episode.served_at) * SECOND_US)
+            await self._rt.store.note_service(self._group, episode.after, ago_us)
         await self._rt.announce_events()
         self._on_progress(self.progress)
 

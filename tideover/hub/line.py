@@ -66,6 +66,7 @@ class Line:
         self.has_looked = False  # since the gate was found shut, somebody has tried whether the system is back
         self._terms, self._rt, self._connector = terms, rt, connector
         self._concurrency = rt.system(system).limits.concurrency
+        self._is_rated = rt.system(system).limits.rate is not None
         self._call_s = rt.system(system).timeouts.total
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
@@ -111,9 +112,14 @@ class Line:
 
         A full hand lasts for a moment at the pace of the last seconds: a claim and a settlement take their time, and
         the senders must not wait for them. It holds no more than that, as all of it is in doubt should we vanish.
+
+        Under a rate limit, which counts what is claimed, there is room only for what is sent at once: what had gathered
+        in the hand while the system was slow would go out in one go.
         """
         if not self._is_open:
             return 0
+        if self._is_rated:
+            return max((self._concurrency - self._busy) * self._size(route) - len(self._hand), 0)
         least = 2 * self._concurrency * self._size(route)
         wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
         room = wanted - self._hand.count(route)

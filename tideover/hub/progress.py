@@ -31,7 +31,8 @@ class EpisodeKind(enum.StrEnum):
 
 @dataclass(slots=True)
 class Episode:
-    """A failover or failback, as one delivery sees it. `delivered`: records that `after` accepted meanwhile."""
+    """A failover or failback, as one delivery sees it. `delivered`: records that `after` accepted meanwhile, the first
+    of them at `served_at` (monotonic; 0 before that); `has_served`: that is written down."""
 
     kind: EpisodeKind
     before: str
@@ -40,6 +41,7 @@ class Episode:
     delivered: int = 0
     is_over: bool = False
     over_at: float = 0.0  # monotonic
+    served_at: float = 0.0
     has_served: bool = False
 
 
@@ -81,6 +83,7 @@ class Progress:
             # What was claimed in a failover belongs to it, also when that is over by the time it is accepted.
             if alike and (is_backup if kind is EpisodeKind.FAILOVER else not alike[-1].is_over):
                 alike[-1].delivered += run.at
+                alike[-1].served_at = alike[-1].served_at or run.first_accepted_at
 
 
 class Episodes:
@@ -104,13 +107,13 @@ class Episodes:
             if self._is_failback(lease, state, rule):
                 self._begin(EpisodeKind.FAILBACK, state.serving or "", lease.system, "it was well for its dwell")
 
-    def first_served(self) -> list[str]:
-        """Providers that accepted their first record of a failover since this was asked the last time."""
+    def first_served(self) -> list[Episode]:
+        """Failovers whose provider accepted its first record since this was asked the last time."""
         fresh = [e for e in self._progress.episodes if e.kind is EpisodeKind.FAILOVER and e.delivered]
         fresh = [e for e in fresh if not e.has_served]
         for episode in fresh:
             episode.has_served = True
-        return [episode.after for episode in fresh]
+        return fresh
 
     def end(self) -> None:
         """The delivery is over."""

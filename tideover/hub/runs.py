@@ -58,6 +58,12 @@ class Run:
         """True where the last call says something about the system rather than the record."""
         return bool(self.attempts) and isinstance(self.attempts[-1][0].outcome, Throttled | Unsent | Unknown)
 
+    @property
+    def first_accepted_at(self) -> float:
+        """When the first of its records was accepted, monotonic; 0 while none is."""
+        ends = (began + a.took_us / SECOND_US for a, began in self.attempts if isinstance(a.outcome, Accepted))
+        return next(ends, 0.0)
+
     def note(self, kind: Kind, outcome: Outcome | Missing, began: float, ended: float) -> None:
         """Add an attempt on the head; go on to the next record if it was accepted, else end the run."""
         head = self.held.lease.records[self.at]

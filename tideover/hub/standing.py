@@ -160,7 +160,9 @@ def expected_shares(
     """How new records that every provider may have are shared out now, by the policy itself; providers that get none
     are not there, and what is missing from 1 waits. A canary is one record at a time, which is no share."""
     trusts = {
-        name: replace(trust, canary_until_us=now_us + 1) if trust.phase is Phase.CANARY else trust
+        name: replace(trust, canaries_out=rule.failback.canaries, canary_until_us=now_us + 1)
+        if trust.phase is Phase.CANARY
+        else trust
         for name, trust in state.trusts.items()
     }
     busy = replace(state, trusts=trusts)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from tideover.policy.failover import GroupRule, GroupState, Health, Phase, Trust, distance, share
+from tideover.policy.failover import GroupRule, GroupState, Health, distance, may_have_canary, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _live(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, n
         return None
     name = rule.live[min(int(place), len(rule.live) - 1)]
     trust = state.trust(name)
-    is_canary = _has_canary(trust, now_us)
+    is_canary = may_have_canary(trust, rule.failback, now_us)
     within = place - int(place)  # its draw within this share
     if name not in able or name == want.avoid or not (is_canary or within < share(trust, rule.failback, now_us)):
         return None
@@ -107,7 +107,9 @@ def _live(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, n
 def _first(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, now_us: int) -> tuple[str, bool]:
     """The best of those that can have it, and whether it is a canary. What could not be reached just now comes last,
     what is not trusted before it; among those, the one that is furthest on its way back."""
-    canaries = {name for name in able if state.pin is None and _has_canary(state.trust(name), now_us)}
+    canaries = {
+        name for name in able if state.pin is None and may_have_canary(state.trust(name), rule.failback, now_us)
+    }
 
     def rank(at: int) -> tuple[bool, bool, int, int, int]:
         name = able[at]
@@ -118,7 +120,3 @@ def _first(state: GroupState, rule: GroupRule, able: Sequence[str], want: Want, 
 
     first = able[min(range(len(able)), key=rank)]
     return first, first in canaries
-
-
-def _has_canary(trust: Trust, now_us: int) -> bool:
-    return trust.phase is Phase.CANARY and trust.canary_until_us <= now_us

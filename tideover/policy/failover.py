@@ -64,12 +64,14 @@ class GroupRule:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How far one provider is trusted. `canary_until_us`: until then somebody has the only canary."""
+    """How far one provider is trusted. `canaries`: good ones so far; `canaries_out`: those under way, whose leases end
+    at `canary_until_us` at the latest."""
 
     phase: Phase = Phase.SERVING
     since_us: int = 0
     relapses: int = 0
     canaries: int = 0
+    canaries_out: int = 0
     canary_until_us: int = 0
 
 
@@ -175,9 +177,9 @@ def _moved(trust: Trust, rule: FailbackRule, health: Health, now_us: int) -> Tru
         case Phase.OUT:
             return replace(trust, phase=Phase.DWELL, since_us=max(health.closed_us, trust.since_us))
         case Phase.DWELL if age_us >= dwell_s(rule, trust.relapses) * SECOND_US:
-            return replace(trust, phase=Phase.CANARY, since_us=now_us, canaries=0, canary_until_us=0)
+            return replace(trust, phase=Phase.CANARY, since_us=now_us, canaries=0, canaries_out=0, canary_until_us=0)
         case Phase.CANARY if trust.canaries >= rule.canaries:
-            return replace(trust, phase=Phase.RAMP, since_us=now_us, canary_until_us=0)
+            return replace(trust, phase=Phase.RAMP, since_us=now_us, canaries_out=0, canary_until_us=0)
         case Phase.RAMP if age_us >= rule.ramp_s * SECOND_US:
             return replace(trust, phase=Phase.SERVING, since_us=now_us)
     return trust
@@ -244,9 +246,19 @@ def _turned(
     return [Turn(TurnKind.FAILOVER, before, after, why, failed_us=failed_us)]
 
 
-def canary_began(state: GroupState, system: str, until_us: int) -> GroupState:
-    """Somebody has the provider's only canary, for the time of a lease."""
-    return _with(state, system, replace(state.trust(system), canary_until_us=until_us))
+def may_have_canary(trust: Trust, rule: FailbackRule, now_us: int) -> bool:
+    """Whether a provider on its way back gets one more record now. What a worker took and never reported is over with
+    its lease."""
+    out = trust.canaries_out if trust.canary_until_us > now_us else 0
+    return trust.phase is Phase.CANARY and trust.canaries + out < rule.canaries
+
+
+def canary_began(state: GroupState, system: str, until_us: int, now_us: int) -> GroupState:
+    """Somebody has one of the provider's canaries, for the time of a lease."""
+    trust = state.trust(system)
+    out = trust.canaries_out if trust.canary_until_us > now_us else 0
+    until_us = max(until_us, trust.canary_until_us)
+    return _with(state, system, replace(trust, canaries_out=out + 1, canary_until_us=until_us))
 
 
 def canary_ended(
@@ -256,7 +268,8 @@ def canary_ended(
     trust = state.trust(system)
     if trust.phase is not Phase.CANARY:
         return state, ()
-    freed = replace(trust, canary_until_us=0)
+    out = max(trust.canaries_out - 1, 0)
+    freed = replace(trust, canaries_out=out, canary_until_us=trust.canary_until_us if out else 0)
     if is_good is None:
         return _with(state, system, freed), ()
     if is_good:
@@ -270,7 +283,11 @@ def hurried(state: GroupState, system: str, now_us: int) -> GroupState:
     trust = state.trust(system)
     if trust.phase is not Phase.DWELL:
         return state
-    return _with(state, system, replace(trust, phase=Phase.CANARY, since_us=now_us, canaries=0, canary_until_us=0))
+    return _with(
+        state,
+        system,
+        replace(trust, phase=Phase.CANARY, since_us=now_us, canaries=0, canaries_out=0, canary_until_us=0),
+    )
 
 
 def _with(state: GroupState, system: str, trust: Trust) -> GroupState:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tideover.model import SECOND_US, LeasedRecord, Order
 from tideover.policy.choice import Send, Wait, Want, choose, draw_of
-from tideover.policy.failover import GroupRule, Phase, canary_began
+from tideover.policy.failover import GroupRule, canary_began, may_have_canary
 from tideover.policy.quota import RateRule
 from tideover.staging import groups, reconciliation
 from tideover.staging.database import Transaction
@@ -222,9 +222,7 @@ class GroupDesk:
         self._rooms = {name: room for name, room in rooms.items() if name in self._open}
         self.state = groups.current(tx, wish.name, self._rule, self._health)
         self._is_changed = False
-        if any(
-            trust.phase is Phase.CANARY and trust.canary_until_us <= tx.now_us for trust in self.state.trusts.values()
-        ):
+        if any(may_have_canary(trust, self._rule.failback, tx.now_us) for trust in self.state.trusts.values()):
             self.state = groups.current(tx, wish.name, self._rule, self._health, is_exclusive=True)
         self._shunned: Mapping[tuple[int, str], set[str]] = {}
 
@@ -283,7 +281,7 @@ class GroupDesk:
         self._rooms[name] -= 1
         self._quotas.spend(name, depth)
         if choice.is_canary:
-            self.state = canary_began(self.state, name, self._now_us + self._lease_us)
+            self.state = canary_began(self.state, name, self._now_us + self._lease_us, self._now_us)
             self._is_changed = True
         return Take(head, name, depth, choice.is_backup, choice.is_canary, head.system if is_moved else "")
 

@@ -142,14 +142,19 @@ def hurry(tx: Transaction, name: str, rule: GroupRule, system: str) -> GroupStat
     return after
 
 
-def note_service(tx: Transaction, name: str, system: str) -> None:
-    """The provider accepted its first record after a failover to it."""
+def note_service(tx: Transaction, name: str, system: str, ago_us: int) -> None:
+    """The provider accepted its first record after a failover to it, so long ago. It counts for the newest turn only:
+    one that came to nothing is not what this record was for."""
+    moves = ", ".join(
+        f"'{kind.value}'" for kind in (TurnKind.FAILOVER, TurnKind.FAILBACK, TurnKind.PIN, TurnKind.UNPIN)
+    )
     tx.conn.execute(
         text(
-            "update turn set served_us = :now where served_us = 0 and id = ("
-            "select max(id) from turn where failover_group = :name and kind = :kind and after = :system)"
+            "update turn set served_us = case when at_us > :at then at_us else :at end "
+            "where kind = :kind and after = :system and served_us = 0 and id = ("
+            f"select max(id) from turn where failover_group = :name and kind in ({moves}))"
         ),
-        {"now": tx.now_us, "name": name, "kind": TurnKind.FAILOVER.value, "system": system},
+        {"at": tx.now_us - ago_us, "name": name, "kind": TurnKind.FAILOVER.value, "system": system},
     )
 
 

@@ -208,9 +208,9 @@ class Store:
         """End the dwell of a provider that is well again: its canary is next."""
         return await self.database.write(lambda tx: groups.hurry(tx, name, rule, system))
 
-    async def note_service(self, name: str, system: str) -> None:
-        """A provider accepted its first record after a failover to it."""
-        await self.database.write(lambda tx: groups.note_service(tx, name, system))
+    async def note_service(self, name: str, system: str, ago_us: int) -> None:
+        """A provider accepted its first record after a failover to it, so long ago."""
+        await self.database.write(lambda tx: groups.note_service(tx, name, system, ago_us))
 
     async def turns(self, name: str, limit: int = 10) -> list[groups.TurnRow]:
         """What happened to a group, newest first."""
