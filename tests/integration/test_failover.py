@@ -34,6 +34,21 @@ async def rt(tmp_path: Path, database_url: str, twins: TwinHost) -> AsyncIterato
         yield hub
 
 
+@pytest.fixture
+async def calm(tmp_path: Path, database_url: str, twins: TwinHost) -> AsyncIterator[Runtime]:
+    """A hub that waits long enough for a slow machine: for tests in which nobody hangs."""
+    patient = {"timeouts": {"connect": "5s", "read": "20s", "total": "30s"}}
+    async with twin_hub(
+        tmp_path,
+        database_url,
+        TwinSecrets(twins.urls),
+        {"orders": SHIPMENTS},
+        systems=dict.fromkeys(("crm", *CARRIERS), patient),
+        groups={"shipping": SHIPPING},
+    ) as hub:
+        yield hub
+
+
 async def shipped(twins: TwinHost) -> Counter[str]:
     """How many standing parcels each order has, at all carriers together."""
     counts: Counter[str] = Counter()
@@ -61,19 +76,22 @@ class Lingering:
         await self._task
 
 
-async def test_well_providers_when_there_is_no_live_share_the_preferred_gets_all(rt: Runtime, twins: TwinHost) -> None:
+async def test_well_providers_when_there_is_no_live_share_the_preferred_gets_all(
+    calm: Runtime, twins: TwinHost
+) -> None:
     await twins.seed("orders", 50)
-    await read(rt)
-    progress = await deliver(rt, "shipping")
+    await read(calm)
+    progress = await deliver(calm, "shipping")
     assert (progress.ending, progress.by_system, progress.failed_over) == (Ending.DRAINED, {"carrier-a": 50}, 0)
-    assert await shipped(twins) == Counter({f"O-{n}": 1 for n in range(1, 51)}) or len(await shipped(twins)) == 50
+    counts = await shipped(twins)
+    assert (len(counts), set(counts.values())) == (50, {1})
 
 
-async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(rt: Runtime, twins: TwinHost) -> None:
+async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(calm: Runtime, twins: TwinHost) -> None:
     await twins.fault("carrier-a", "down")
     await twins.seed("orders", 50)
-    await read(rt)
-    progress = await deliver(rt, "shipping")
+    await read(calm)
+    progress = await deliver(calm, "shipping")
     assert progress.ending == Ending.DRAINED
     assert (progress.by_system, progress.failed_over) == ({"carrier-b": 50}, 50)
     [episode] = progress.episodes
@@ -81,7 +99,7 @@ async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(rt: Ru
         EpisodeKind.FAILOVER, "carrier-a", "carrier-b", 50,
     )  # fmt: skip
     assert set((await shipped(twins)).values()) == {1}
-    assert (await audited(rt)).delivered == 50
+    assert (await audited(calm)).delivered == 50
 
 
 async def test_commit_then_hang_when_the_carrier_can_be_asked_ships_each_order_once(
@@ -99,29 +117,33 @@ async def test_commit_then_hang_when_the_carrier_can_be_asked_ships_each_order_o
     assert (await audited(rt)).delivered == 60
 
 
+def _serves(progress: Progress, system: str) -> bool:
+    return progress.state is not None and progress.state.trust(system).phase is Phase.SERVING
+
+
 async def test_preferred_when_it_is_well_again_gets_its_canary_its_ramp_and_then_everything(
-    rt: Runtime, twins: TwinHost
+    calm: Runtime, twins: TwinHost
 ) -> None:
     await twins.fault("carrier-a", "down")
     await twins.seed("orders", 20)
-    await read(rt)
-    async with Lingering(rt) as run:
+    await read(calm)
+    async with Lingering(calm) as run:
         await until(lambda: run.progress.delivered == 20)
         await twins.clear("carrier-a")
         start = 21
-        while run.progress.state is None or run.progress.state.trust("carrier-a").phase is not Phase.SERVING or start < 30:
+        while not _serves(run.progress, "carrier-a") or start < 30:
             await twins.seed("orders", 5, start=start)
-            await read(rt)
+            await read(calm)
             start += 5
             await until(lambda wanted=start - 1: run.progress.delivered == wanted)  # type: ignore[misc]
             await asyncio.sleep(0.02)
         before = run.progress.by_system["carrier-b"]
         await twins.seed("orders", 10, start=start)
-        await read(rt)
+        await read(calm)
         await until(lambda: run.progress.delivered == start + 9)
         assert run.progress.by_system["carrier-b"] == before
     assert {e.kind for e in run.progress.episodes} == {EpisodeKind.FAILOVER, EpisodeKind.FAILBACK}
-    kinds = [turn.kind for turn in reversed(await rt.store.turns("shipping"))]
+    kinds = [turn.kind for turn in reversed(await calm.store.turns("shipping"))]
     assert kinds == ["failover", "canary", "failback"]
     counts = await shipped(twins)
     assert (len(counts), set(counts.values())) == (start + 9, {1})
