@@ -35,7 +35,7 @@ SECOND = {"orders": 250, "contacts": 100, "tickets": 80}
 THIRD = {"orders": 120}
 LAST = {"orders": 30}
 DOWN_FOR_S = 10.0
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 LOOK_S = 0.25
 
 
