@@ -25,6 +25,7 @@ from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
 
 SCAN = 2_000
+_END: Mark = (PRIORITIES[-1] + 1, 0, 0)
 _WINDOW = 100  # lanes looked at in one go at least, where the desk may pass over some
 _ASK_AMONG = 5_000  # a question to a system that is down looks for lanes in doubt among so many of the oldest
 
@@ -67,17 +68,45 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
 
 def _windows(tx: Transaction, wish: Claim, desk: Desk) -> Iterator[tuple[list[Head], Mark]]:
     """The route's due lanes in their order, some at a time."""
+    if wish.group is None:
+        if desk.room > 0 and (heads := _most_urgent(tx, wish, desk.ready, desk.room)):
+            yield _superseded(tx, wish, heads), _END
+        return
     start = wish.after or (0, 0, 0)
     for priority in PRIORITIES:
         at = start if start[0] == priority else (priority, -1, 0)
         while priority >= start[0] and desk.room > 0:
-            size = desk.room if wish.group is None else min(max(desk.room, _WINDOW), SCAN)
+            size = min(max(desk.room, _WINDOW), SCAN)
             heads = _due(tx, wish, desk.ready, at, size)
             if heads:
                 at = (priority, heads[-1].due_us, heads[-1].id)
-                yield (_superseded(tx, wish.route, heads) if wish.order is Order.LATEST else heads), at
+                yield _superseded(tx, wish, heads), at
             if len(heads) < size:
                 break
+
+
+def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int) -> list[Head]:
+    """For a system that takes whatever comes: the lanes of all priorities in one statement, of which as much is run as
+    it takes to find so many."""
+    free, bound = _free(ready)
+    one_level = (
+        "select id from (select id from lane where route = :route and state = 1 and priority = {priority} "
+        f"and due_us <= :now and lease_until_us <= :now and {free} order by due_us, id limit :n "
+        f"{tx.dialect.skip_locked}) as p{{priority}}"
+    )
+    levels = " union all ".join(one_level.format(priority=priority) for priority in PRIORITIES)
+    rows = tx.conn.execute(
+        text(f"select {_HEAD}, priority from lane where id in (select id from ({levels}) as due limit :n)"),
+        {"route": wish.route, "now": tx.now_us, "n": size, **bound},
+    ).all()
+    return [Head(*row[:-1]) for row in sorted(rows, key=lambda row: (row.priority, row.due_us, row.id))]
+
+
+def _free(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """SQL that is true of lanes that may go anywhere, or to the system they are pinned to; and what it binds."""
+    bound = {f"s{n}": name for n, name in enumerate(ready)}
+    pinned = f"or system in ({', '.join(f':{name}' for name in bound)})" if bound else ""
+    return f"(in_doubt = 0 {pinned})", bound
 
 
 _HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, due_us, system, avoid"
@@ -86,13 +115,12 @@ _HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_un
 def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int) -> list[Head]:
     hold_s = wish.group.reroute_after_s if wish.group is not None else None
     reroutable = "or doubted_us <= :rerouted" if hold_s is not None else ""
-    bound = {f"s{n}": name for n, name in enumerate(ready)}
-    pinned = f"or system in ({', '.join(f':{name}' for name in bound)})" if bound else ""
+    free, bound = _free(ready)
     rows = tx.conn.execute(
         text(
             f"select {_HEAD} from lane where route = :route and state = 1 and priority = :priority "
             "and due_us <= :now and due_us >= :due and (due_us > :due or id > :id) and lease_until_us <= :now "
-            f"and (in_doubt = 0 {pinned} {reroutable}) order by due_us, id limit :n {tx.dialect.skip_locked}"
+            f"and ({free} {reroutable}) order by due_us, id limit :n {tx.dialect.skip_locked}"
         ),
         {
             "route": wish.route,
@@ -108,13 +136,13 @@ def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int
     return [Head(*row) for row in rows]
 
 
-def _superseded(tx: Transaction, route: str, heads: list[Head]) -> list[Head]:
+def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
     """Order `latest`: of a lane that nobody can have sent from, all waiting versions but the newest give way."""
     stale = [head for head in heads if head.in_doubt == 0 and head.last_seq - head.done_seq > 1]
-    if stale:
+    if stale and wish.order is Order.LATEST:
         rows = sorted((head.id, head.last_seq - 1) for head in stale)
         tx.dialect.update(tx.conn, schema.lane, ("id", "done_seq"), rows)
-        enter(tx, route, Entry(superseded=sum(head.last_seq - 1 - head.done_seq for head in stale)))
+        enter(tx, wish.route, Entry(superseded=sum(head.last_seq - 1 - head.done_seq for head in stale)))
         for head in stale:
             head.done_seq = head.last_seq - 1
     return heads
@@ -243,8 +271,7 @@ class Outlook:
 def outlook(tx: Transaction, routes: Sequence[str], ready: Sequence[str]) -> Outlook:
     soonest: int | None = None
     is_pinned = False
-    bound = {f"s{n}": name for n, name in enumerate(ready)}
-    free = f"(in_doubt = 0 or system in ({', '.join(f':{name}' for name in bound)}))" if bound else "in_doubt = 0"
+    free, bound = _free(ready)
     for route in routes:
         row = tx.conn.execute(
             text(
