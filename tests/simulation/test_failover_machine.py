@@ -64,23 +64,23 @@ from tideover.policy.failover import GroupState
 from tideover.staging import groups, reconciliation, schema, systems
 from tideover.staging.database import Transaction, open_database
 from tideover.staging.desks import Claim
+from tideover.staging.parking import Selection as ParkedSelection
 from tideover.staging.reconciliation import Selection
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
 
-EXAMPLES = int(os.environ.get("FAILOVER_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("FAILOVER_EXAMPLES", "80"))
 STEPS = int(os.environ.get("FAILOVER_STEPS", "50"))
-from hypothesis import Phase as HP
-DEV = {"phases": [HP.generate]} if os.environ.get("DEV") else {}
 
 T = TypeVar("T")
 A, B, C = "carrier-a", "carrier-b", "carrier-c"
 ROUTE, GROUP, TAKE = "orders", "shipping", "take"
-KEYS = ("k1", "k2", "k3", "k4")
-FOR = ("any", "any", "any", A, B, "nobody")
+KEYS = tuple(f"k{n}" for n in range(8))
+FOR = (*["any"] * 14, A, A, B, B, "nobody")
 CALL_S, LEASE_S, MAX_HOLD_S, MAX_PAUSE_S, RECHECK_S = 10.0, 40.0, 25.0, 30.0, 60.0
 START_US = 1_800_000_000 * SECOND_US
+_FRESH = GroupState()
 
 
 class Clock:
@@ -105,7 +105,19 @@ class Parcel:
     is_voided: bool = False
 
 
-MOODS = ("well", "well", "refuses", "hangs", "hangs late", "hangs after", "loses", "fails", "throttles", "rests long", "rejects")
+MOODS = (
+    "well",
+    "well",
+    "refuses",
+    "hangs",
+    "hangs late",
+    "hangs after",
+    "loses",
+    "fails",
+    "throttles",
+    "rests long",
+    "rejects",
+)
 DOUBTFUL = ("hangs", "hangs late", "hangs after", "loses", "fails")
 ASKS = ("as its mood", "answers", "fails")
 
@@ -267,7 +279,7 @@ def config(providers: Sequence[str], order: Order, on_unknown: str, rto_s: float
         "max_pause": f"{MAX_PAUSE_S:.0f}s",
         "failback": {"dwell": "20s", "max_dwell": "100s", "canary": 2, "ramp": "20s"},
     }
-    described = {name: system for name in ("crm", *providers)}
+    described = dict.fromkeys(("crm", *providers), system)
     hub = {"name": "test", "systems": described, "groups": {GROUP: group}, "routes": {ROUTE: route}}
     return Hub.model_validate_json(json.dumps(hub))
 
@@ -367,10 +379,11 @@ class FailoverMachine(RuleBasedStateMachine):
     @initialize(
         count=st.sampled_from([2, 2, 3]),
         order=st.sampled_from([Order.BLOCK, Order.SKIP]),
-        on_unknown=st.sampled_from(["reroute", "reroute", "hold"]),
+        on_unknown=st.sampled_from(["reroute", "reroute", "reroute", "hold"]),
         rto_s=st.sampled_from([None, 60.0, 3600.0]),
         live_share=st.sampled_from(["0%", "20%"]),
-        has_void=st.tuples(*([st.sampled_from([True, True, False])] * 3)),
+        has_void=st.tuples(*([st.sampled_from([True, True, True, False])] * 3)),
+        busy=st.integers(0, 60),
         has_probe=st.tuples(*([st.booleans()] * 3)),
         seed=st.integers(0, 2**32),
     )
@@ -383,6 +396,7 @@ class FailoverMachine(RuleBasedStateMachine):
         live_share: str,
         has_void: tuple[bool, ...],
         has_probe: tuple[bool, ...],
+        busy: int,
         seed: int,
     ) -> None:
         self.bench.wipe()
@@ -401,6 +415,7 @@ class FailoverMachine(RuleBasedStateMachine):
         self.leased: dict[int, tuple[int, int, str, int]] = {}
         self.versions = 0
         self.staged = 0
+        self.released: set[str] = set()
         self.is_over = False
 
         async def connect(name: str, system: System) -> Connector:
@@ -410,6 +425,7 @@ class FailoverMachine(RuleBasedStateMachine):
         self.breaker_rules = {n: self.rt.breaker_rule(n, has_probe=p.has_probe) for n, p in self.providers.items()}
         self.reconcilers = {n: Reconciler(self.rt, n, p, CALL_S) for n, p in self.providers.items()}
         self.stage(6)
+        self.live(busy)
 
     def provider(self, number: int) -> Provider:
         return self.providers[self.names[number % len(self.names)]]
@@ -441,7 +457,7 @@ class FailoverMachine(RuleBasedStateMachine):
         assert claimed.state is not None
         return self._noted(claimed.leases, claimed.state)
 
-    def _noted(self, leases: Sequence[Lease], state: GroupState = GroupState()) -> list[tuple[Lease, float]]:
+    def _noted(self, leases: Sequence[Lease], state: GroupState = _FRESH) -> list[tuple[Lease, float]]:
         for lease in leases:
             token, until_us, *_ = self.leased.get(lease.lane, (0, 0))
             assert until_us <= self.clock.now_us, "a lane was leased twice at the same time"
@@ -547,6 +563,8 @@ class FailoverMachine(RuleBasedStateMachine):
     )
     def lose(self, which: int, mood: str, asked: str, then: str, asks_soon: bool) -> None:
         """A provider leaves orders in doubt, for longer than they are held; the next one may have its own trouble."""
+        self.luck.choice([self.unpin, lambda: self.pin(which), lambda: None])()
+        self.stage(4)
         self.change(which, mood, asked, False)
         self.deliver(2)
         if asks_soon:
@@ -569,11 +587,41 @@ class FailoverMachine(RuleBasedStateMachine):
     @rule(which=PROVIDER)
     def come_back(self, which: int) -> None:
         """A provider comes back and gets records, before it is asked about anything."""
+        self.luck.choice([self.unpin, lambda: None])()
         self.change(which, "well", "answers", False)
         self.clock.move(self.luck.choice([5, 60]))
         for _ in range(3):
             self.probe(which)
         self.deliver(1)
+
+    @rule(steps=st.integers(5, 25))
+    def live(self, steps: int) -> None:
+        """Some of all that, as luck has it: denser than a single example would ever become."""
+        luck, which = self.luck, self.luck.randint(0, 2)
+        for _ in range(steps):
+            act = luck.choice(
+                [
+                    lambda: self.stage(3),
+                    lambda: self.deliver(luck.randint(1, 2)),
+                    lambda: self.deliver(1),
+                    lambda: self.change(which, luck.choice(MOODS), luck.choice(ASKS), luck.random() < 0.3),
+                    lambda: self.change(luck.randint(0, 2), luck.choice(DOUBTFUL), luck.choice(ASKS), False),
+                    lambda: self.change(luck.randint(0, 2), "well", luck.choice(ASKS), luck.random() < 0.3),
+                    lambda: self.change(luck.randint(0, 2), "refuses", "as its mood", False),
+                    lambda: self.wait(luck.choice([1, 4, 6, MAX_HOLD_S, 60])),
+                    lambda: self.probe(luck.randint(0, 2)),
+                    lambda: self.probe(luck.randint(0, 2)),
+                    lambda: self.ask(luck.randint(0, 2)),
+                    lambda: self.reconcile(luck.randint(0, 2), luck.random() < 0.2),
+                    lambda: self.claim(luck.randint(0, 1), 2, 100),
+                    lambda: self.work(luck.randint(0, 1), luck.random() < 0.2),
+                    lambda: self.settle(luck.randint(0, 1)),
+                    self.unpin,
+                ]
+            )
+            act()
+            self.nothing_stands_twice_but_where_an_open_case_says_so()
+            self.nobody_waits_long_where_a_well_provider_could_have_it()
 
     @rule(which=PROVIDER)
     def overtake(self, which: int) -> None:
@@ -649,6 +697,14 @@ class FailoverMachine(RuleBasedStateMachine):
         name = self.names[which % len(self.names)]
         self.do(self.store.pin(GROUP, self.rule, name, why="because", author="ops"))
         self.do(self.store.make_due([ROUTE]))
+
+    @precondition(lambda self: self.do(self.store.parked(ParkedSelection(limit=1))))
+    @rule()
+    def release(self) -> None:
+        """A person lets go of what is parked."""
+        parked = self.do(self.store.parked(ParkedSelection()))
+        self.released |= {it.record for it in parked}
+        assert self.do(self.store.release([it.id for it in parked])) == len(parked)
 
     @rule()
     def unpin(self) -> None:
@@ -733,7 +789,7 @@ class FailoverMachine(RuleBasedStateMachine):
                 and name not in tables.shunned.get((lane.id, record), ())
                 and (pin is None or pin.system == name)
             ]
-            patience_s = self.rto_s if self.rto_s else MAX_PAUSE_S
+            patience_s = self.rto_s or MAX_PAUSE_S
             since_us = tables.staged_us[lane.id] if self.rto_s else self.clock.now_us
             patience_us = since_us + int(patience_s * SECOND_US)
             pauses = [
@@ -775,24 +831,20 @@ class FailoverMachine(RuleBasedStateMachine):
         self.nothing_stands_twice_but_where_an_open_case_says_so()
         self.conservation()
         tables, standing = self._tables(), self._standing()
-        parked = {it.record: it for it in self.do(self.store.parked(Selection_of_parked()))}
+        parked = {it.record: it for it in self.do(self.store.parked(ParkedSelection()))}
         for record, at in standing.items():
             if len(at) > 1:
                 assert all(name in tables.raised[record] for name in at), tables.raised.get(record)
         for lane in tables.lanes:
-            for record, payload in self.do(self.store.report(lambda tx, lane=lane: _settled_of(tx, lane.id, lane.done_seq))):
+            for record, payload in self.do(
+                self.store.report(lambda tx, lane=lane: _settled_of(tx, lane.id, lane.done_seq))
+            ):
                 if record in parked:
                     assert parked[record].code in ("no_provider", "INVALID"), parked[record]
-                else:
+                elif record not in self.released:
                     assert len(standing.get(record, [])) >= 1, f"{record} was called delivered and is nowhere"
                     at = standing[record]
                     assert orjson.loads(payload)["for"] in ("any", *at)
-
-
-def Selection_of_parked() -> Any:
-    from tideover.staging.parking import Selection
-
-    return Selection(route=ROUTE)
 
 
 def _settled_of(tx: Transaction, lane: int, done_seq: int) -> list[tuple[str, bytes]]:
@@ -823,7 +875,6 @@ def test_group_under_any_interleaving_ships_each_order_once(bench: Bench) -> Non
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
             derandomize=True,
-            **DEV,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

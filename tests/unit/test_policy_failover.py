@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -49,7 +49,7 @@ class Group:
     """A group that is looked at now and then."""
 
     rule: GroupRule = RULE
-    state: GroupState = GroupState()
+    state: GroupState = field(default_factory=GroupState)
 
     def __post_init__(self) -> None:
         self.health = dict.fromkeys(self.rule.providers, WELL)
