@@ -22,7 +22,8 @@ from tideover.hub import overview
 
 A, B = CARRIERS = ("carrier-a", "carrier-b")
 LEASE_S = 1 + MARGIN_S
-ROUTES = {"orders": {**SHIPMENTS, "on_unknown": "reroute", "max_hold": "3s"}}
+PATIENT = {"base": "20ms", "cap": "200ms", "max_attempts": 1000}  # nothing is to be given up, however often it fails
+ROUTES = {"orders": {**SHIPMENTS, "retry": PATIENT, "on_unknown": "reroute", "max_hold": "3s"}}
 
 
 class Depot:
@@ -149,7 +150,9 @@ async def test_f24_workers_killed_again_and_again_across_failover_and_failback_l
     for turn in range(2 * KILLS):
         await depot.twins.control.clear(A)
         if turn % 2:
-            await depot.twins.control.fault(A, dice.choice(["commit_then_drop", "commit_then_hang", "drop", "error_500"]))
+            await depot.twins.control.fault(
+                A, dice.choice(["commit_then_drop", "commit_then_hang", "drop", "error_500"])
+            )
         await depot.order(60)
         await depot.after_effects(dice.randint(5, 50))
         depot.kill(dice.choice(depot.workers))
