@@ -206,6 +206,7 @@ class Lease:
     records: Sequence[LeasedRecord]
     is_backup: bool = False
     is_canary: bool = False
+    miss_age_s: float | None = None  # how long ago a look-up first missed its head, since that came into doubt
 
 
 # --- sources ------------------------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ def test_map_of_the_same_content_in_another_order_gives_the_same_bytes(folder: P
         ("level", {"level": "urgent"}, 3),
         ("level", {"level": True}, 3),
         ("abs(level)", {"level": "urgent"}, 3),
+        ("a[?w > `1`] && `1`", {"a": [{"w": "x"}]}, 3),
+        ("to_number(level)", {"level": "nan"}, 3),
     ],
 )
 def test_map_when_the_route_has_a_priority_gives_it_to_the_record(

@@ -411,12 +411,26 @@ async def test_ask_when_an_answer_fails_asks_no_more_and_reports_every_lease() -
     assert [run.report(script.now).doubt for run in over] == [0, 1, 1]
 
 
-async def test_ask_when_a_record_is_not_there_does_not_send_it() -> None:
+@pytest.mark.parametrize(
+    ("miss_age_s", "doubt", "waits_s"),
+    [
+        pytest.param(None, 1, 30.0, id="first miss"),
+        pytest.param(10.0, 1, 30.0, id="second, too soon"),
+        pytest.param(40.0, 0, None, id="second"),
+    ],
+)
+async def test_ask_when_a_record_is_not_there_believes_it_the_second_time_and_never_sends(
+    miss_age_s: float | None, doubt: int, waits_s: float | None
+) -> None:
     script = Script(found=[Missing()])
+    it = held(1, doubt=1)
+    it.lease = replace(it.lease, miss_age_s=miss_age_s)
     over: list[Run] = []
-    assert await sender(script).ask([held(1, doubt=1)], over.append)
+    assert await sender(script).ask([it], over.append)
     assert script.asked == ["look up 1-1"]
-    assert over[0].report(script.now).doubt == 0
+    report = over[0].report(script.now)
+    assert report.doubt == doubt
+    assert report.verdict == (Defer(waits_s) if waits_s else None)
 
 
 async def test_record_that_has_no_form_for_its_provider_is_parked_and_not_sent() -> None:

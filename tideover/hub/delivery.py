@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from tideover.errors import AccessError, HubUnavailable
 from tideover.hub.line import DEPTH, Line, Terms
@@ -31,7 +32,17 @@ POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
+LONGEST_REST_S = 30.0
 SWEEP_REST = 10  # of the time that it took to look through a backlog for one system, so many times it is not done again
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """How far a look through a backlog has come, how long its claims took so far, and until when there is none."""
+
+    mark: Mark | None = None
+    took_s: float = 0.0
+    rest_until: float = 0.0
 
 
 class Delivery:
@@ -62,7 +73,7 @@ class Delivery:
         self._episodes = Episodes(self.progress, group_rule(rt.config, self._group) if self._group else None)
         self._lines: dict[str, Line] = {}
         self._claiming: asyncio.Future[Claimed] | None = None
-        self._marks: dict[tuple[str, frozenset[str]], tuple[Mark | None, float]] = {}
+        self._sweeps: dict[tuple[str, frozenset[str]], Sweep] = {}
         self._quota_wait_s = 0.0
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
@@ -167,6 +178,7 @@ class Delivery:
     async def _claim(self) -> bool:
         """Fill the hands, the most urgent routes first. True when something came in, or is still on its way out."""
         got = False
+        self._quota_wait_s = 0.0
         for name in self._routes:
             rooms = {system: line.room(name) for system, line in self._lines.items()}
             rooms = {system: room for system, room in rooms.items() if room}
@@ -190,8 +202,8 @@ class Delivery:
     async def _claim_route(self, name: str, rooms: dict[str, int]) -> bool:
         began = self._rt.monotonic()
         place = (name, frozenset(rooms))
-        mark, rest_until = self._marks.get(place, (None, 0.0))
-        if mark is None and began < rest_until:
+        sweep = self._sweeps.get(place, Sweep())
+        if began < sweep.rest_until:
             return False
         wish = Claim(
             route=name,
@@ -201,7 +213,7 @@ class Delivery:
             lease_us=int(max(self._lines[system].lease_s for system in rooms) * SECOND_US),
             rates=self._rates,
             group=self._wishes[name],
-            after=mark,
+            after=sweep.mark,
         )
         claimed = await self._known(wish)
         self._keep_mark(place, wish, claimed, began)
@@ -212,27 +224,30 @@ class Delivery:
             leases = [lease for lease in claimed.leases if lease.system == system]
             if leases:
                 self._lines[system].add(name, leases, began)
-        self._quota_wait_s = claimed.quota_wait_s
+        self._quota_wait_s = max(self._quota_wait_s, claimed.quota_wait_s)
         self._episodes.note(claimed, began)
         return bool(claimed.leases) or claimed.mark is not None
 
     def _keep_mark(self, place: tuple[str, frozenset[str]], wish: Claim, claimed: Claimed, began: float) -> None:
         """While one system's hand is full, a claim for the others looks through what waits for it: go on where it
         stopped, and rest at the end, so that it never costs more than a share of the time."""
+        now = self._rt.monotonic()
+        took_s = now - began + (self._sweeps[place].took_s if wish.after is not None else 0.0)
         if claimed.mark is not None:
-            self._marks[place] = (claimed.mark, self._marks.get(place, (None, began))[1] or began)
+            self._sweeps[place] = Sweep(claimed.mark, took_s)
         elif wish.after is not None:
-            took_s = self._rt.monotonic() - self._marks[place][1]
-            self._marks[place] = (None, self._rt.monotonic() + SWEEP_REST * took_s)
+            self._sweeps[place] = Sweep(None, 0.0, now + min(SWEEP_REST * took_s, LONGEST_REST_S))
         else:
-            self._marks.pop(place, None)
+            self._sweeps.pop(place, None)
 
     async def _known(self, wish: Claim) -> Claimed:
         """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
-        self._claiming = asyncio.ensure_future(self._rt.store.claim(wish))
-        answer = await asyncio.shield(self._claiming)
-        self._claiming = None
-        return answer
+        self._claiming = claiming = asyncio.ensure_future(self._rt.store.claim(wish))
+        try:
+            return await asyncio.shield(claiming)
+        finally:
+            if claiming.done():
+                self._claiming = None
 
     # --- waiting --------------------------------------------------------------------------------------------
 
@@ -302,6 +317,7 @@ class Delivery:
         for episode in self._episodes.first_served():
             ago_us = int((self._rt.monotonic() - episode.served_at) * SECOND_US)
             await self._rt.store.note_service(self._group, episode.after, ago_us)
+            episode.has_served = True
         await self._rt.announce_events()
         self._on_progress(self.progress)
 
@@ -309,20 +325,20 @@ class Delivery:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with suppress(HubUnavailable):
-            if self._claiming is not None:
-                claimed = await self._claiming
-                for system, line in self._lines.items():
-                    for name in self._routes:
-                        mine = [x for x in claimed.leases if x.system == system and x.route == name]
-                        line.add(name, mine, self._rt.monotonic())
-        for line in self._lines.values():
-            with suppress(HubUnavailable):
-                await line.give_everything_back()
+        if self._claiming is not None:
+            [claimed] = await asyncio.gather(self._claiming, return_exceptions=True)
+            for lease in claimed.leases if isinstance(claimed, Claimed) else ():
+                self._lines[lease.system].add(lease.route, [lease], self._rt.monotonic())
+        # Each line, whatever becomes of the others: what was accepted and is not written is in doubt.
+        settling = [line.give_everything_back() for line in self._lines.values()]
+        ends = await asyncio.gather(*settling, return_exceptions=True)
         self._episodes.end()
         self._note_progress()
         with suppress(HubUnavailable):
             await self._tick()
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):
+                raise end
 
 
 def _urgency(priority: int | str) -> int:

@@ -156,9 +156,9 @@ class Line:
     async def give_everything_back(self) -> None:
         """What is held and not begun, once the senders are stopped; and settle it."""
         self._give_back(self._hand.empty())
-        for claiming in list(self._claiming):
-            with suppress(HubUnavailable):
-                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in await claiming])
+        for leases in await asyncio.gather(*self._claiming, return_exceptions=True):
+            if not isinstance(leases, BaseException):
+                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in leases])
         await self._settler.flush()
 
     # --- sending --------------------------------------------------------------------------------------------
@@ -260,9 +260,11 @@ class Line:
         """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
         claiming = asyncio.ensure_future(claim)
         self._claiming.add(claiming)
-        answer = await asyncio.shield(claiming)
-        self._claiming.discard(claiming)
-        return answer
+        try:
+            return await asyncio.shield(claiming)
+        finally:
+            if claiming.done():
+                self._claiming.discard(claiming)
 
     async def _ask_forever(self, routes: Sequence[str]) -> None:
         """A system that may get nothing can often still be asked. What it says frees a record for another provider, or

@@ -62,11 +62,11 @@ def _priority_of(wanted: int | str) -> Callable[[JsonObject], int]:
     def priority(record: JsonObject) -> int:
         try:
             found = expression.search(record)
-        except jmespath.exceptions.JMESPathError:
+            if isinstance(found, bool) or not isinstance(found, int | float):
+                return NORMAL
+            return round(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
+        except Exception:  # noqa: BLE001 - JMESPath passes on what Python says of a comparison
             return NORMAL
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            return NORMAL
-        return round(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
 
     return priority
 

@@ -108,12 +108,9 @@ class Episodes:
                 self._begin(EpisodeKind.FAILBACK, state.serving or "", lease.system, "it was well for its dwell")
 
     def first_served(self) -> list[Episode]:
-        """Failovers whose provider accepted its first record since this was asked the last time."""
+        """Failovers whose provider accepted its first record, which is not written down yet."""
         fresh = [e for e in self._progress.episodes if e.kind is EpisodeKind.FAILOVER and e.delivered]
-        fresh = [e for e in fresh if not e.has_served]
-        for episode in fresh:
-            episode.has_served = True
-        return fresh
+        return [e for e in fresh if not e.has_served]
 
     def end(self) -> None:
         """The delivery is over."""

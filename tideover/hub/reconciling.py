@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tideover.connectors.port import Connector
 from tideover.errors import AccessError
 from tideover.hub.runtime import Runtime
-from tideover.model import SECOND_US, Accepted, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
+from tideover.model import SECOND_US, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
 from tideover.policy.breaker import Result
 from tideover.policy.reconcile import Absent, Adopt, Later, Means, Raise, Verdict, Voided, VoidIt, backoff_s
 from tideover.staging.cases import Asked, Case, Undone
@@ -132,12 +132,11 @@ class Reconciler:
             self._trouble = case, answer
 
     async def _tell(self) -> None:
-        """What was met counts like a delivery's calls: a failure once, and else once that the system answered."""
+        """A failure counts like a delivery's. An answer counts for nothing: whether it books, only a booking tells."""
         store = self._rt.store
         rule = self._rt.breaker_rule(self._system, has_probe=self._connector.has_probe)
         if self._trouble is None:
             self._troubles = 0
-            await store.tell(self._system, Result("", 0, Accepted()), rule)
             return
         case, outcome = self._trouble
         wait_s = outcome.delay_s if isinstance(outcome, Throttled) else backoff_s(self._troubles)

@@ -70,7 +70,7 @@ def eligibility(group: Group) -> Eligible | None:
 def _is_met(condition: jmespath.parser.ParsedResult, record: object) -> bool:
     try:
         return bool(condition.search(record))
-    except jmespath.exceptions.JMESPathError:
+    except Exception:  # noqa: BLE001 - JMESPath passes on what Python says of a comparison: one record must stop nothing
         return False
 
 

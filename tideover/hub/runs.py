@@ -22,7 +22,7 @@ from tideover.model import (
     Unknown,
     Unsent,
 )
-from tideover.policy.resolve import ResolveRule, Step, is_miss_final, next_step
+from tideover.policy.resolve import ResolveRule, Step, is_miss_final, is_second_miss_final, next_step
 from tideover.policy.settlement import Attempt, Defer, Kind, LaneReport, Park
 
 
@@ -190,7 +190,7 @@ class Sender:
                 if not (is_wanted() and self._is_in_time(run)):
                     run.is_over = True
                     break
-                await self._look_up(run, head, age_s)
+                await self._look_up(run, head, age_s, is_trusted=not asks_only)
             self._shape(run)
 
     def _shape(self, run: Run) -> None:
@@ -203,7 +203,7 @@ class Sender:
         except MappingError as error:
             _end(run, Park(head, "mapping", str(error)))
 
-    async def _look_up(self, run: Run, head: LeasedRecord, age_s: float) -> None:
+    async def _look_up(self, run: Run, head: LeasedRecord, age_s: float, *, is_trusted: bool) -> None:
         began = self.monotonic()
         answer = await self.connector.look_up(self.operation, Outgoing(head.id, head.key, head.payload))
         ended = self.monotonic()
@@ -212,13 +212,22 @@ class Sender:
                 run.note(Kind.LOOK_UP, Accepted(reference), began, ended)
             case Missing():
                 run.note(Kind.LOOK_UP, answer, began, ended)
-                if is_miss_final(self.rule, age_s):
+                if self._is_final(run, age_s, is_trusted=is_trusted):
                     run.is_cleared = True
                     run.is_over = self.moves_on and run.held.lease.attempts > 0
                 else:
-                    _end(run, Defer(max(self.rule.settle_s - age_s, 0.0)))
+                    is_too_young = not is_miss_final(self.rule, age_s)
+                    _end(run, Defer(self.rule.settle_s - age_s if is_too_young else self.rule.settle_s))
             case Throttled() | Unsent() | Unknown():
                 run.note(Kind.LOOK_UP, answer, began, ended)
+
+    def _is_final(self, run: Run, age_s: float, *, is_trusted: bool) -> bool:
+        if is_trusted:
+            return is_miss_final(self.rule, age_s)
+        missed_s = run.held.lease.miss_age_s if run.at == 0 else None  # of later records under the lease nobody knows
+        if missed_s is not None:
+            missed_s += self.monotonic() - run.held.claimed_at
+        return is_second_miss_final(self.rule, age_s, missed_s)
 
 
 def _end(run: Run, verdict: Defer | Park) -> None:

@@ -8,7 +8,9 @@
 | none | resend if the route accepts duplicates, else park | the same |
 
 A look-up that finds nothing proves that the provider does not have the record *now*. A request that is still on its
-way may arrive later, so a miss counts only once the attempt is older than the system's total timeout.
+way may arrive later, so a miss counts only once the attempt is older than the system's total timeout. And of a provider
+that is not trusted, one miss is not enough for another provider to get the record: what answers for it may be a
+gateway, or a copy that lags behind. It takes two, that far apart.
 """
 
 from __future__ import annotations
@@ -58,3 +60,9 @@ def next_step(rule: ResolveRule, doubt_age_s: float) -> Step:
 def is_miss_final(rule: ResolveRule, doubt_age_s: float) -> bool:
     """Whether a look-up that found nothing may be believed, so that the record is sent again."""
     return doubt_age_s >= rule.settle_s
+
+
+def is_second_miss_final(rule: ResolveRule, doubt_age_s: float, miss_age_s: float | None) -> bool:
+    """The same of a provider that is not trusted. `miss_age_s`: how long ago the first look-up that counts found
+    nothing; None where none did."""
+    return is_miss_final(rule, doubt_age_s) and miss_age_s is not None and miss_age_s >= rule.settle_s

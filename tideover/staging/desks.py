@@ -184,8 +184,9 @@ class ProbeDesk:
             self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
 
     def decide(self, head: Head) -> Decision:
-        is_its = head.system == self._system if head.in_doubt else self._is_taken(head)
-        if not self._room or not is_its:
+        if not self._room or not head.records:
+            return Skip()
+        if not (head.system == self._system if head.in_doubt else self._is_taken(head)):
             return Skip()
         self._room = 0
         return Take(head, self._system, head.in_doubt or 1)
@@ -195,7 +196,7 @@ class ProbeDesk:
         if self._system in self._shunned.get((head.id, first.id), ()):
             return False
         eligible = self._wish.eligible if self._wish is not None else None
-        return eligible is None or self._system in eligible(first.payload)
+        return eligible is None or bool(first.fault) or self._system in eligible(first.payload)
 
     def close(self, tx: Transaction) -> None:
         pass

@@ -10,7 +10,7 @@ looks on behind them, as far as `SCAN` lanes, and says where it stopped, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import text
@@ -63,7 +63,8 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
     _take(tx, wish, taken)
     tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
     desk.close(tx)
-    return Found([_lease(tx, wish, take) for take in taken], mark)
+    misses = _misses(tx, [take.head for take in taken]) if wish.group is not None else {}
+    return Found([_lease(tx, wish, take, misses) for take in taken], mark)
 
 
 def _windows(tx: Transaction, wish: Claim, desk: Desk) -> Iterator[tuple[list[Head], Mark]]:
@@ -223,7 +224,23 @@ def _sendable(take: Take) -> int:
     return min(take.depth, head.last_seq - head.done_seq)
 
 
-def _lease(tx: Transaction, wish: Claim, take: Take) -> Lease:
+def _misses(tx: Transaction, heads: Sequence[Head]) -> dict[int, int]:
+    """When look-ups first missed the heads that are in doubt, since they are."""
+    doubted = sorted(head.id for head in heads if head.in_doubt)
+    if not doubted:
+        return {}
+    rows = tx.conn.execute(
+        text(
+            "select a.lane, min(a.began_us + a.took_us) from attempt a join lane l on l.id = a.lane "
+            f"where a.lane {tx.dialect.in_list('ids')} and a.seq = l.done_seq + 1 and a.began_us >= l.doubted_us "
+            "and a.kind = 'look_up' and a.outcome = 'missing' group by a.lane"
+        ),
+        {"ids": tx.dialect.array(doubted)},
+    )
+    return {lane: int(at_us) for lane, at_us in rows}
+
+
+def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) -> Lease:
     head = take.head
     return Lease(
         lane=head.id,
@@ -236,6 +253,7 @@ def _lease(tx: Transaction, wish: Claim, take: Take) -> Lease:
         records=head.records[: head.in_doubt or take.depth],
         is_backup=take.is_backup,
         is_canary=take.is_canary,
+        miss_age_s=(tx.now_us - misses[head.id]) / SECOND_US if head.id in misses else None,
     )
 
 
@@ -255,7 +273,8 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)
-    return [_lease(tx, wish, take) for take in taken]
+    misses = _misses(tx, heads)
+    return [_lease(tx, wish, take, misses) for take in taken]
 
 
 @dataclass(frozen=True, slots=True)
