@@ -70,7 +70,7 @@ from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
 
-EXAMPLES = int(os.environ.get("FAILOVER_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("FAILOVER_EXAMPLES", "35"))
 STEPS = int(os.environ.get("FAILOVER_STEPS", "50"))
 
 T = TypeVar("T")
