@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography import x509
@@ -24,7 +25,7 @@ from tests.contract.test_http_deliver import RECORD, connected
 from tideover.config.rest import Limits, Timeouts
 from tideover.connectors.http import Access
 from tideover.connectors.http.answer import Answer
-from tideover.connectors.http.wire import SPARE_CONNECTIONS, Request, Wire
+from tideover.connectors.http.wire import SPARE_CONNECTIONS, Phase, Request, Wire
 from tideover.model import Accepted, Unknown, Unsent
 
 
@@ -158,3 +159,21 @@ async def test_a_ca_that_is_no_certificate_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="PEM"):
         async with connected("https://localhost", access=Access("https://localhost", ca="nonsense")):
             pass
+
+
+async def test_exchange_when_the_process_froze_between_announcing_and_writing_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enter = Phase.enter
+
+    def announced_and_then_frozen(self: Phase, at: Literal["connect", "sent"]) -> None:
+        enter(self, at)
+        if at == "sent":
+            self.until = 0.0  # the deadline is over by the time that the loop comes to the writing
+
+    async with Adversary() as server, wired() as wire:
+        server.on("/", acts.reply(200, b"{}"))
+        assert isinstance(await wire.exchange(request(server.url)), Answer)
+        monkeypatch.setattr(Phase, "enter", announced_and_then_frozen)
+        assert isinstance(await wire.exchange(request(server.url)), Unknown)
+        assert len(server.received) == 1

@@ -24,7 +24,9 @@ from types import SimpleNamespace
 from typing import Literal
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.payload import BytesPayload
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -73,6 +75,20 @@ class _Repeated(aiohttp.ClientConnectionError):
 
 class _TooLate(aiohttp.ClientConnectionError):
     """The call's deadline was over before anything was written."""
+
+
+class _Timely(BytesPayload):
+    """A body that is not written past the call's deadline. The client announces a request, and writes it a turn of the
+    loop later: a process that was frozen between the two learns of it only here."""
+
+    def __init__(self, content: bytes, phase: Phase) -> None:
+        super().__init__(content)
+        self._phase = phase
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if time.monotonic() >= self._phase.until:
+            raise _TooLate
+        await super().write_with_length(writer, content_length)
 
 
 class Wire:
@@ -129,7 +145,7 @@ class Wire:
             request.method,
             request.url,
             headers=request.headers,
-            data=request.content,
+            data=request.content and _Timely(request.content, phase),
             allow_redirects=False,
             auto_decompress=False,
             timeout=self._parts,
