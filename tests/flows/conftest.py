@@ -111,7 +111,7 @@ async def prefect(prefect_api: str) -> AsyncIterator[PrefectClient]:
 @pytest.fixture
 async def prefect_raw(prefect_api: str) -> AsyncIterator[httpx.AsyncClient]:
     """Prefect's API without Prefect's client: what a browser would see, and write."""
-    async with httpx.AsyncClient(base_url=prefect_api, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=prefect_api, timeout=120) as client:
         yield client
 
 
