@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tideover.hub.delivery import Delivery
 from tideover.hub.progress import Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import Staged
+from tideover.policy.breaker import State
 from tideover.staging.reports import RouteAudit
 from tideover.twins import CREDENTIALS
 
@@ -148,6 +149,41 @@ async def read(rt: Runtime, route: str = "orders") -> Staged:
 
 async def deliver(rt: Runtime, target: str = "erp", linger_s: float = 0.0) -> Progress:
     return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s, patience_s=1.0).run(), 60)
+
+
+async def deliver_until(
+    rt: Runtime, condition: Callable[[], Awaitable[bool]], target: str = "erp", timeout_s: float = 90
+) -> Progress:
+    """A delivery that lingers until something is so: probes and retries take as long as the machine lets them."""
+    stop = asyncio.Event()
+    lingering = asyncio.create_task(Delivery(rt, target, linger_s=2 * timeout_s, stop=stop).run())
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not lingering.done() and not await condition():
+                await asyncio.sleep(0.05)
+    finally:
+        stop.set()
+        progress = await lingering
+    assert await condition(), f"the delivery ended as {progress.ending}"
+    return progress
+
+
+def all_delivered(rt: Runtime, count: int, route: str = "orders") -> Callable[[], Awaitable[bool]]:
+    """A condition: that many records of a route are delivered."""
+
+    async def is_so() -> bool:
+        return (await audited(rt, route)).delivered == count
+
+    return is_so
+
+
+def is_closed(rt: Runtime, system: str) -> Callable[[], Awaitable[bool]]:
+    """A condition: the system may be called."""
+
+    async def is_so() -> bool:
+        return (await rt.store.gate(system)).state is State.CLOSED
+
+    return is_so
 
 
 async def audited(rt: Runtime, route: str = "orders") -> RouteAudit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -110,9 +111,25 @@ async def prefect(prefect_api: str) -> AsyncIterator[PrefectClient]:
 
 @pytest.fixture
 async def prefect_raw(prefect_api: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Prefect's API without Prefect's client: what a browser would see, and write."""
-    async with httpx.AsyncClient(base_url=prefect_api, timeout=120) as client:
+    """Prefect's API without Prefect's client: what a browser would see, and write.
+
+    Asked again, as Prefect's own client does, where its server says that its SQLite is busy.
+    """
+    async with httpx.AsyncClient(base_url=prefect_api, timeout=120, transport=Patient()) as client:
         yield client
+
+
+class Patient(httpx.AsyncHTTPTransport):
+    """A transport that takes "not now" for no answer."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        give_up = time.monotonic() + 60
+        while True:
+            response = await super().handle_async_request(request)
+            if response.status_code not in (429, 500, 503) or time.monotonic() > give_up:
+                return response
+            await response.aclose()
+            await asyncio.sleep(0.5)
 
 
 @pytest.fixture

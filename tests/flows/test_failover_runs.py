@@ -67,6 +67,13 @@ async def standing(live: Live) -> GroupView:
         return await group_view(rt, "shipping")
 
 
+async def deliver_until_back(live: Live) -> None:
+    """Runs of `deliver` until carrier-a, which was out, may be called again."""
+    async with asyncio.timeout(120):
+        while (await standing(live)).providers[0].trust.phase is Phase.OUT:
+            await run(deliver, target="shipping", linger_s=2.0)
+
+
 async def conserved(live: Live, accepted: int) -> None:
     """Nothing lost, nothing shipped twice, and the books balance."""
     async with open_hub(live.file, secrets=TwinSecrets(live.twins.urls)) as rt:
@@ -190,7 +197,7 @@ async def test_delivery_that_ends_while_the_provider_comes_back_says_failing_bac
     await live.twins.seed("orders", 5)
     await run(sync, route=ROUTE)
     await live.twins.clear("carrier-a")
-    await run(deliver, target="shipping", linger_s=2.0)
+    await deliver_until_back(live)
     await live.twins.seed("orders", 40, start=6)
     await run(reading)
     state = await run(deliver, target="shipping", linger_s=2.0)
@@ -339,7 +346,7 @@ async def test_failback_when_the_provider_is_well_ends_its_dwell_and_begins_with
     await live.twins.seed("orders", 5)
     await run(sync, route=ROUTE)
     await live.twins.clear("carrier-a")
-    await run(deliver, target="shipping", linger_s=2.0)
+    await deliver_until_back(live)
     assert (await standing(live)).providers[0].trust.phase is Phase.DWELL
     state = await run(failback, group="shipping", why="carrier-a says that it is well")
     assert state.name == "FailingBack"

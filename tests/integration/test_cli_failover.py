@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 
 from tests.clihubs import CliHub, Ran, make_hub
-from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, deliver, read, twin_hub
+from tests.twinhubs import (
+    SHIPMENTS,
+    SHIPPING,
+    TwinSecrets,
+    deliver,
+    deliver_until,
+    is_closed,
+    read,
+    twin_hub,
+)
 from tideover.hub.delivery import Delivery
 from tideover.hub.overview import group_view, overview
 from tideover.hub.runtime import Runtime
@@ -75,7 +85,8 @@ async def test_failover_status_after_a_failover_shows_why_and_measured_times(hub
     assert "unreachable: it refuses connections" in ran.out
     (group,) = (await hub.json("failover", "status", "shipping"))["groups"]
     first, second = group["providers"]
-    assert (first["phase"], first["share"], first["breaker"]) == ("out", 0.0, "open")
+    assert (first["phase"], first["share"]) == ("out", 0.0)
+    assert first["breaker"] in ("open", "half_open")  # it may be time to look whether it is back
     assert (second["phase"], second["share"]) == ("serving", 1.0)
     (turn,) = group["turns"]
     assert (turn["kind"], turn["before"], turn["after"]) == ("failover", "carrier-a", "carrier-b")
@@ -85,9 +96,9 @@ async def test_failover_status_after_a_failover_shows_why_and_measured_times(hub
 async def test_failover_status_of_a_provider_that_is_back_says_when_its_canary_is(hub: Hub) -> None:
     await hub.fail_over()
     await hub.twins.clear("carrier-a")
-    await deliver(hub.rt, "shipping", linger_s=2)
+    await deliver_until(hub.rt, is_closed(hub.rt, "carrier-a"), "shipping")
     ran = await hub.run("failover", "status")
-    assert "canary in 59m" in ran.out
+    assert re.search("canary in (1h|60m|59m)", ran.out), ran.out
     assert "new records go to carrier-b (carrier-a on its way back" in ran.out
 
 

@@ -200,13 +200,16 @@ async def test_down_target_keeps_its_records_and_drains_when_it_is_back(rt: Runt
     progress = await deliver(rt)
     assert (progress.ending, progress.delivered) == (Ending.DOWN, 0)
     assert (await assert_conserved(rt)).waiting == 30
-    lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=3).run())
+    stop = asyncio.Event()
+    lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=60, stop=stop).run())
     erp.answer = lambda _: Accepted()
     erp.probe_outcome = Accepted()
-    await until(lambda: len(erp.effects) == 30)
+    await until(lambda: len(erp.effects) == 30, 45)
     view = await overview.overview(rt)
     assert view.systems["erp"].state is State.CLOSED
+    stop.set()
     await lingering
+    await deliver(rt)
     [outage] = (await overview.overview(rt)).outages
     assert outage.is_over
     assert outage.outage.reason == "unreachable"
@@ -316,10 +319,12 @@ async def test_hanging_target_does_not_delay_another(database_url: str) -> None:
 
 
 async def test_lingering_delivery_takes_what_is_staged_meanwhile(rt: Runtime, erp: FakeSystem) -> None:
-    lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=2).run())
+    stop = asyncio.Event()
+    lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=60, stop=stop).run())
     await asyncio.sleep(0.5)
     await stage(rt, "late")
-    await until(lambda: len(erp.effects) == 1, 1.0)
+    await until(lambda: len(erp.effects) == 1, 30)
+    stop.set()
     assert (await lingering).delivered == 1
 
 
