@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jmespath
 import orjson
 
+from tideover.config.evaluation import evaluator
 from tideover.config.functions import NoFunction, load_function
 from tideover.config.models import Mapping, Route
 from tideover.errors import MappingError, Refused
@@ -24,7 +24,7 @@ class Mapper:
 
     def __init__(self, route: Route, max_bytes: int, folder: Path) -> None:
         """`folder`: where mapping functions are imported from. Raises `Refused` when one can't be."""
-        self._key = jmespath.compile(route.key)
+        self._key = evaluator(route.key)
         self._may_spoil = route.mapping.function is not None  # user code may change the record that it is given
         self._transform = transform_of(route.mapping, folder)
         self._max_bytes = max_bytes
@@ -35,7 +35,7 @@ class Mapper:
         source = encode(record) if self._may_spoil else None
         key = ""
         try:
-            key = _key_text(self._key.search(record))
+            key = _key_text(self._key(record))
             priority = self._priority(record)
             mapped = self._transform(record)
             if mapped is None:
@@ -57,11 +57,11 @@ def _priority_of(wanted: int | str) -> Callable[[JsonObject], int]:
     not be parked because of its place in the queue."""
     if isinstance(wanted, int):
         return lambda _: wanted
-    expression = jmespath.compile(wanted)
+    find = evaluator(wanted)
 
     def priority(record: JsonObject) -> int:
         try:
-            found = expression.search(record)
+            found = find(record)
             if isinstance(found, bool) or not isinstance(found, int | float):
                 return NORMAL
             return round(min(max(found, PRIORITIES[0]), PRIORITIES[-1]))
@@ -103,11 +103,11 @@ def transform_of(mapping: Mapping, folder: Path) -> Transform:
             raise Refused(f"mapping function {mapping.function}: {error.what}; {error.mend}") from error
     if mapping.fields is None:
         return lambda record: record
-    fields = {name: jmespath.compile(expression) for name, expression in mapping.fields.items()}
+    fields = {name: evaluator(expression) for name, expression in mapping.fields.items()}
     required = tuple(mapping.required)
 
     def transform(record: JsonObject) -> JsonObject:
-        mapped = {name: expression.search(record) for name, expression in fields.items()}
+        mapped = {name: find(record) for name, find in fields.items()}
         missing = [name for name in required if mapped[name] is None]
         if missing:
             raise MappingError(f"required fields are missing: {', '.join(missing)}")

@@ -1,12 +1,10 @@
-"""JMESPath, compiled once and evaluated without surprises."""
+"""JMESPath, evaluated without surprises."""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
-import jmespath
-from jmespath.parser import ParsedResult
+from tideover.config.evaluation import evaluator, is_false
 
 
 class Fault:
@@ -17,23 +15,17 @@ FAULT: Final = Fault()
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 
 
-@lru_cache(maxsize=1024)
-def compiled(expression: str) -> ParsedResult:
-    """The parsed expression; the configuration has checked that it is one."""
-    return jmespath.compile(expression)
-
-
 def find(expression: str, value: object) -> object:
     """What the expression finds in a decoded JSON value, or `FAULT`. Never raises for what the value holds."""
     try:
-        return compiled(expression).search(value)
+        return evaluator(expression)(value)
     except _FAULTS:
         return FAULT
 
 
 def is_true(value: object) -> bool:
-    """JMESPath's truth: false, null, and an empty string, list or object are false; 0 is true."""
-    return not (value is None or value is False or value is FAULT or value in ("", [], {}))
+    """JMESPath's truth, of which a fault is no part."""
+    return not (value is FAULT or is_false(value))
 
 
 def text(expression: str | None, value: object) -> str | None:
