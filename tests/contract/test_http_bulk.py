@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.adversary import Adversary, Behaviour, acts
 from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import HASTY, connected
@@ -17,9 +19,9 @@ def records(count: int) -> list[Outgoing]:
     return [Outgoing(f"{n:032x}", f"k{n}", b'{"n":%d}' % n) for n in range(count)]
 
 
-def described(**bulk: Any) -> Rest:
+def described(id_field: str | None = None, **bulk: Any) -> Rest:
     usual = {"path": "/bulk", "size": 50, "results": "results", "reference": "id"}
-    operation = {"path": "/one", "reference": "id", "bulk": {**usual, **bulk}}
+    operation = {"path": "/one", "reference": "id", "idempotency_field": id_field, "bulk": {**usual, **bulk}}
     return Rest.model_validate({"operations": {"put": operation}})
 
 
@@ -86,6 +88,55 @@ async def test_send_of_a_batch_by_key_with_two_results_of_one_record_is_unknown(
     results = [{"key": "k0"}, {"key": "k0", "error": "x"}, {"key": "k1"}, {"key": "k2"}]
     outcomes = await sent(acts.reply(200, {"results": results}), match="key", result_key="key")
     assert [type(outcome) for outcome in outcomes] == [Unknown, Accepted, Accepted]
+
+
+async def test_send_of_a_batch_whose_results_name_their_places() -> None:
+    results = [{"index": 2, "error": "bad"}, {"index": 0, "id": "a"}]
+    first, second, third = await sent(acts.reply(207, {"results": results}), result_key="index")
+    assert (first, third) == (Accepted("a"), Rejected("bad"))
+    assert isinstance(second, Unknown)
+
+
+async def test_send_of_a_batch_whose_results_name_our_id() -> None:
+    results = [{"ref": record.id, "id": record.key} for record in reversed(records(3))]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(202, {"results": results}))
+        async with connected(server.url, described("ref", match="id", result_key="ref")) as connector:
+            outcomes = await connector.send("put", records(3))
+    assert outcomes == [Accepted("k0"), Accepted("k1"), Accepted("k2")]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([], [Accepted, Accepted, Accepted]),
+        ([{"index": 1, "error": "bad"}], [Accepted, Rejected, Accepted]),
+        ([{"index": 1, "error": "bad"}, {"index": 1, "error": "worse"}], [Accepted, Unknown, Accepted]),
+        ([{"index": 7, "error": "bad"}], [Unknown, Unknown, Unknown]),  # of which record, nobody knows
+        ([{"error": "bad"}], [Unknown, Unknown, Unknown]),
+        (None, [Unknown, Unknown, Unknown]),
+    ],
+)
+async def test_send_of_a_batch_to_a_system_that_lists_only_failures(
+    failures: list[dict[str, Any]] | None, expected: list[type[Outcome]]
+) -> None:
+    behaviour = acts.reply(200, {"errors": failures})
+    outcomes = await sent(behaviour, results="errors", result_key="index", unlisted="accepted")
+    assert [type(outcome) for outcome in outcomes] == expected
+
+
+@pytest.mark.parametrize(
+    ("bulk", "said"),
+    [
+        ({"match": "key"}, "needs `result_key`; write where a result names the business key"),
+        ({"match": "id"}, "needs `result_key`; write where a result names the idempotency key"),
+        ({"unlisted": "accepted"}, "write where a failure names its record"),
+        ({"match": "id", "result_key": "ref"}, "needs `idempotency_field`"),
+    ],
+)
+def test_bulk_whose_results_could_belong_to_nobody_is_refused(bulk: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        described(**bulk)
 
 
 async def test_send_of_a_batch_that_fails_as_a_whole_gives_each_that_outcome() -> None:

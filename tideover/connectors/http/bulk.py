@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Final
 
 from tideover.config.rest import Bulk
 from tideover.connectors.http.answer import Answer, Undecodable, decode
@@ -30,32 +31,46 @@ def outcomes(
         return Unknown("unreadable", f"http {answer.status}, not JSON")
     if not isinstance(found, list):
         return Unknown("unreadable", f"http {answer.status}, no list of results")
-    results = _by_index(found, batch) if bulk.match == "index" else _by_key(found, bulk, batch)
-    return [
-        _outcome(result, bulk, hidden) if result is not None else Unknown("unreadable", "has no result of its own")
-        for result in results
-    ]
+    if bulk.match == "index" and bulk.result_key is None:
+        results: Sequence[object] = found if len(found) == len(batch) else [_NO_RESULT] * len(batch)
+    else:
+        results = _by_name(found, bulk, batch)
+    unlisted = Accepted() if bulk.unlisted == "accepted" else Unknown("unreadable", "has no result of its own")
+    return [unlisted if result is _NO_RESULT else _outcome(result, bulk, hidden) for result in results]
 
 
-def _by_index(found: list[object], batch: Sequence[Outgoing]) -> Sequence[object]:
-    """Each record's result. With more or fewer results than records, no place can be trusted."""
-    return found if len(found) == len(batch) else [None] * len(batch)
+_NO_RESULT: Final = object()
+_AMBIGUOUS: Final = object()  # its results can't be told from another's: no outcome can be read from it
 
 
-def _by_key(found: list[object], bulk: Bulk, batch: Sequence[Outgoing]) -> Sequence[object]:
-    """Each record's result. Several of one key belong together in order, if there are as many of both."""
+def _by_name(found: list[object], bulk: Bulk, batch: Sequence[Outgoing]) -> Sequence[object]:
+    """Each record's result. Several of one name belong together in order, if there are as many of both."""
     results: dict[str | None, list[object]] = defaultdict(list)
     for result in found:
         results[text(bulk.result_key, result)].append(result)
     places: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(batch):
-        places[record.key].append(index)
-    own: list[object] = [None] * len(batch)
-    for key, indices in places.items():
-        if len(results[key]) == len(indices):
-            for index, result in zip(indices, results[key], strict=True):
+        places[_name(record, index, bulk)].append(index)
+    is_sure = results.keys() <= places.keys()  # a failure of nobody we know may be anybody's
+    own: list[object] = [_NO_RESULT if is_sure or bulk.unlisted == "unknown" else _AMBIGUOUS] * len(batch)
+    for name, indices in places.items():
+        if len(results[name]) == len(indices):
+            for index, result in zip(indices, results[name], strict=True):
                 own[index] = result
+        elif results[name]:
+            for index in indices:
+                own[index] = _AMBIGUOUS
     return own
+
+
+def _name(record: Outgoing, index: int, bulk: Bulk) -> str:
+    match bulk.match:
+        case "index":
+            return str(index)
+        case "key":
+            return record.key
+        case "id":
+            return record.id
 
 
 def _outcome(result: object, bulk: Bulk, hidden: Hidden) -> Outcome:
