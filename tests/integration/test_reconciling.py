@@ -25,6 +25,7 @@ from tideover.hub.runtime import Runtime
 from tideover.model import (
     CREDENTIALS,
     HUNG,
+    REFUSED,
     SECOND_US,
     Accepted,
     LookUp,
@@ -293,6 +294,13 @@ async def test_trouble_in_a_void_stops_as_well(scene: Scene) -> None:
     scene.a.void_outcome = Unknown("reset")
     assert await scene.work() == Reconciled(asked=1, later=1, is_well=False)
     assert len(scene.a.voids) == 1
+
+
+async def test_question_that_is_refused_is_no_trouble_of_the_system(scene: Scene) -> None:
+    await scene.rerouted("a", "b")
+    scene.a.says = lambda _: Unknown(REFUSED, "http 410")
+    assert await scene.work() == Reconciled(asked=2, later=2)
+    assert (await scene.rt.store.gate(A)).state is BreakerState.CLOSED
 
 
 # --- crashes and others ---------------------------------------------------------------------------------------

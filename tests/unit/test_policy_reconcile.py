@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 
-from tideover.model import Accepted, Found, LookUp, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
+from tideover.model import REFUSED, Accepted, Found, LookUp, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
 from tideover.policy.reconcile import (
+    REFUSALS,
     Absent,
     Adopt,
     Doubt,
@@ -117,6 +118,15 @@ def test_missing_after_a_void_began_says_that_it_worked() -> None:
 def test_missing_waits_for_settle_even_where_the_backoff_is_shorter_and_the_other_way_round() -> None:
     assert judge(Missing(), doubt(attempts=0), means()) == Later(SETTLE_S)
     assert judge(Missing(), doubt(attempts=7), means()) == Later(128.0)
+
+
+def test_question_that_is_always_refused_is_raised_to_a_person() -> None:
+    refused = Unknown(REFUSED, "http 410")
+    assert judge(refused, doubt(attempts=REFUSALS - 2), means()) == Later(backoff_s(REFUSALS - 2))
+    verdict = judge(refused, doubt(attempts=REFUSALS - 1), means())
+    assert isinstance(verdict, Raise)
+    assert "carrier-a refuses to say whether it has the record: http 410" in verdict.detail
+    assert isinstance(judge(Unknown("server_error"), doubt(attempts=1000), means()), Later)
 
 
 VOIDS: list[tuple[Outcome, type, bool]] = [

@@ -27,9 +27,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from tideover.model import Accepted, Found, LookUp, Missing, Outcome, Rejected, Throttled, Unsent
+from tideover.model import REFUSED, Accepted, Found, LookUp, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
 
 MISSES = 2
+REFUSALS = 8  # attempts, over four minutes, before a system that refuses the question is believed to mean it
 _FIRST_DELAY_S = 1.0
 _MAX_DELAY_S = 300.0
 
@@ -138,6 +139,8 @@ def judge(answer: LookUp | None, doubt: Doubt, means: Means) -> Verdict:
             return _missing(doubt, means)
         case Throttled(delay_s=delay_s):
             return Later(max(delay_s, backoff_s(doubt.attempts)))
+        case Unknown(code=code, detail=detail) if code == REFUSED and doubt.attempts + 1 >= REFUSALS:
+            return Raise(f"{doubt.system} refuses to say whether it has the record: {detail or code}")
     return Later(backoff_s(doubt.attempts))
 
 
