@@ -56,6 +56,12 @@ class Connector(Protocol):
         ...
 
     @property
+    def pause_s(self) -> float:
+        """For how many seconds no call should be made, by what the system's answers said of the quota that is left; 0
+        while it has some, or does not say."""
+        ...
+
+    @property
     def has_probe(self) -> bool:
         """Whether the system's description has a probe; without one, only a real record can tell."""
         ...

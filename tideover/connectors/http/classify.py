@@ -126,7 +126,7 @@ def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) 
             return Rejected(_code(answer, meaning, rule.code, hidden), detail)
         case "throttled":
             said = delay_s(answer.headers, meaning.reset_headers)
-            return Throttled(capped(rule.delay) if said is None else said, detail)
+            return _throttled(said, capped(rule.delay), detail)
         case "unsent":
             return Unsent(rule.code or f"http_{answer.status}", detail)
         case "unknown":
@@ -165,13 +165,17 @@ def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
         return Unsent(CREDENTIALS, detail)
     if status == 429 or (status == 503 and retry_after_s(answer.headers) is not None):
         said = delay_s(answer.headers, meaning.reset_headers)
-        return Throttled(DEFAULT_DELAY_S if said is None else said, detail)
+        return _throttled(said, DEFAULT_DELAY_S, detail)
     if status in (408, 425) or status >= 500:
         return Unknown("server_error", detail)
     is_body_asked = bool(meaning.retry_codes) or any(_asks_body(rule, status) for rule in meaning.rules)
     if answer.trouble not in (None, "oversize") and is_body_asked:
         return Unsent("unreadable", f"http {status}, not whole")
     return _refusal(answer, meaning, hidden)
+
+
+def _throttled(said_s: float | None, guess_s: float, detail: str) -> Throttled:
+    return Throttled(guess_s, detail, is_asked=False) if said_s is None else Throttled(said_s, detail)
 
 
 def _refusal(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:

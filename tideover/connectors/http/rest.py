@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
 from multidict import CIMultiDict
@@ -10,6 +11,7 @@ from yarl import URL
 
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.connectors.http.access import Access, check_header
+from tideover.connectors.http.allowance import Allowance
 from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer, Undecodable, decode
 from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, Signed
 from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_refused, meaning_of, plain_meaning
@@ -21,7 +23,19 @@ from tideover.connectors.http.source import Asked, Reader
 from tideover.connectors.http.tokens import NO_TOKEN
 from tideover.connectors.http.wire import Request, Wire
 from tideover.errors import Refused
-from tideover.model import Accepted, Found, LookUp, Missing, Outcome, Outgoing, Page, Rejected, Unknown, Unsent
+from tideover.model import (
+    REFUSED,
+    Accepted,
+    Found,
+    LookUp,
+    Missing,
+    Outcome,
+    Outgoing,
+    Page,
+    Rejected,
+    Unknown,
+    Unsent,
+)
 
 
 class HttpConnector:
@@ -52,6 +66,7 @@ class HttpConnector:
         self._credentials = Credentials(
             access, self._post_form, reload=self._reloaded if reload is not None else None, keep=keep
         )
+        self._allowance = Allowance(rest.reset_headers)
         self._plain = plain_meaning(rest)
         self._usual = {has_body: usual_headers(rest, has_body=has_body) for has_body in (False, True)}
         self._urls: dict[tuple[str, str], URL] = {}
@@ -59,6 +74,10 @@ class HttpConnector:
             name: Sender(operation, meaning_of(operation, rest), timeouts.total, self._call, self._hidden)
             for name, operation in rest.operations.items()
         }
+
+    @property
+    def pause_s(self) -> float:
+        return self._allowance.pause_s(time.monotonic())
 
     @property
     def has_probe(self) -> bool:
@@ -92,7 +111,7 @@ class HttpConnector:
             return Missing()
         outcome = classify(answer, self._plain, hidden)
         if isinstance(outcome, Rejected):
-            return Unknown("lookup_rejected", outcome.detail)
+            return Unknown(REFUSED, outcome.detail)
         return _found(answer, lookup.found, lookup.reference) if isinstance(outcome, Accepted) else outcome
 
     def can_void(self, operation: str) -> bool:
@@ -158,7 +177,10 @@ class HttpConnector:
         headers.update(signed.headers)
         if call.headers:
             headers.update(call.headers)
-        return await self._wire.exchange(Request(call.method, url, headers, call.content), deadline)
+        came = await self._wire.exchange(Request(call.method, url, headers, call.content), deadline)
+        if isinstance(came, Answer):
+            self._allowance.hear(came.headers, time.monotonic())
+        return came
 
     def _url(self, call: Call, base_url: str) -> URL:
         """The address, parsed once for the calls that always have the same."""

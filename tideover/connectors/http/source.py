@@ -127,7 +127,7 @@ class Reader:
             return answer
         path = self.stream.path
         match outcome:
-            case Throttled(delay_s, detail):
+            case Throttled(delay_s=delay_s, detail=detail):
                 raise SourceError(self.system, self.name, f"throttled ({detail})", retry_after_s=delay_s)
             case Unsent(code, detail) if code == CREDENTIALS:
                 raise AccessError(self.system, f"its credential was refused ({detail})")

@@ -33,10 +33,10 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
     now = server_time(headers)
     found = retry_after_s(headers)
     if found is None:
-        found = _rate_limit(headers)
+        found = rate_limit_s(headers)
     for name in ("ratelimit-reset", *reset_headers):
         if found is None:
-            found = _longest(_seconds(value, now) for value in headers.getall(name, ()))
+            found = _longest(seconds_of(value, now) for value in headers.getall(name, ()))
     if found is None:
         policies = (_unquoted(value) for value in headers.getall("ratelimit-policy", ()))
         found = min((float(window) for policy in policies for window in _WINDOW.findall(policy)), default=None)
@@ -46,7 +46,7 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
 def retry_after_s(headers: Headers) -> float | None:
     """What `Retry-After` says, as seconds or as an HTTP date, uncapped; `None` without one that makes sense."""
     now = server_time(headers)
-    return _longest(_seconds(value, now) for value in headers.getall("retry-after", ()))
+    return _longest(seconds_of(value, now) for value in headers.getall("retry-after", ()))
 
 
 def capped(seconds: float) -> float:
@@ -58,8 +58,9 @@ def server_time(headers: Headers) -> datetime | None:
     return _http_date(headers.getall("date")[-1]) if "date" in headers else None
 
 
-def _rate_limit(headers: Headers) -> float | None:
-    """`RateLimit: "default";r=0;t=30`: the longest reset of the policies that are used up, else of all.
+def rate_limit_s(headers: Headers, *, only_spent: bool = False) -> float | None:
+    """`RateLimit: "default";r=0;t=30`: the longest reset of the policies that are used up; else of all, but with
+    `only_spent`.
 
     Older drafts write `limit=100, remaining=0, reset=30` in one header.
     """
@@ -70,10 +71,12 @@ def _rate_limit(headers: Headers) -> float | None:
             remaining, reset = _REMAINING.search(policy), _RESET.search(policy)
             if reset:
                 resets.append((remaining is not None and int(remaining[1]) == 0, float(reset[1])))
-    return max((reset for _, reset in [r for r in resets if r[0]] or resets), default=None)
+    spent = [reset for is_spent, reset in resets if is_spent]
+    return max(spent or ([] if only_spent else [reset for _, reset in resets]), default=None)
 
 
-def _seconds(value: str, now: datetime | None) -> float | None:
+def seconds_of(value: str, now: datetime | None) -> float | None:
+    """Seconds from `now`, of a number of them, of a Unix time or of an HTTP date; None for what makes no sense."""
     value = value.strip()
     if _NUMBER.fullmatch(value):
         return _from_number(float(value), now)

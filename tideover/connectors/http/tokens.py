@@ -45,7 +45,8 @@ async def fetch(auth: OAuth2ClientCredentials | OAuth2Refresh, exchange: Exchang
         return Unsent(CREDENTIALS, f"token endpoint: http {answer.status} {_error(answer)}".rstrip())
     if answer.status == 429 or (answer.status == 503 and retry_after_s(answer.headers) is not None):
         said = delay_s(answer.headers)
-        return Throttled(DEFAULT_DELAY_S if said is None else said, f"token endpoint: http {answer.status}")
+        detail = f"token endpoint: http {answer.status}"
+        return Throttled(DEFAULT_DELAY_S if said is None else said, detail, is_asked=said is not None)
     token = _token(answer) if answer.status in (200, 201) and answer.trouble is None else None
     return token or Unsent(NO_TOKEN, f"token endpoint: http {answer.status} without a bearer token")
 

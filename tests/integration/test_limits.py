@@ -1,0 +1,151 @@
+"""Deliveries within limits: quotas that run out, caps that workers share, and systems that say what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.databases import sql
+from tests.fakes import FakeSystem
+from tests.hubs import hub_config, running
+from tests.twinhubs import TwinSecrets, audited, deliver, read, twin_hub
+from tideover.cli.gates import reason, state
+from tideover.hub import intake, overview
+from tideover.hub.delivery import Delivery
+from tideover.hub.probing import probe_system
+from tideover.hub.progress import Ending, Progress
+from tideover.hub.runtime import Runtime
+from tideover.model import Accepted, Outcome, Outgoing, Unknown
+from tideover.twins import TwinHost
+
+TICKETS: dict[str, Any] = {
+    "source": {"system": "crm", "stream": "tickets"},
+    "mapping": {"fields": {"external_id": "id", "subject": "subject"}},
+    "target": {"system": "support", "operation": "upsert-ticket"},
+    "key": "id",
+    "order": "latest",
+    "retry": {"base": "20ms", "cap": "200ms"},
+}
+
+
+def limited(**limits: Any) -> Any:
+    return hub_config(systems={"erp": {"limits": limits}})
+
+
+async def stage(rt: Runtime, *keys: str) -> None:
+    await intake.stage_records(rt, "orders", [{"id": key, "n": number} for number, key in enumerate(keys)])
+
+
+async def run(rt: Runtime, **options: Any) -> Progress:
+    return await asyncio.wait_for(Delivery(rt, "erp", **options).run(), 60)
+
+
+@pytest.fixture
+def erp() -> FakeSystem:
+    return FakeSystem()
+
+
+async def test_slow_rate_never_lets_a_lease_expire_in_a_workers_hand(database_url: str, erp: FakeSystem) -> None:
+    """Only what can be sent at once is claimed: nobody waits for quota with a lease that is running out."""
+    loop = asyncio.get_running_loop()
+    sent_at: list[float] = []
+
+    def answer(_: Outgoing) -> Outcome:
+        sent_at.append(loop.time())
+        return Accepted()
+
+    erp.answer = answer
+    async with running(limited(rate=["5/1s", "300/1m"]), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        await stage(rt, *(f"k{n % 8}" for n in range(24)))
+        # A lease lasts 100 ms longer than a call may: far less than the quota for all of them takes.
+        progress = await run(rt, lease_margin_s=0.1)
+        assert (progress.delivered, progress.refused, progress.ending) == (24, 0, Ending.DRAINED)
+        assert await sql(database_url, "select count(*) from attempt where kind = 'expired'") == [(0,)]
+    assert erp.calls == 24
+    assert all(b - a > 0.9 for a, b in zip(sent_at, sent_at[5:], strict=False)), "no six in a second"
+
+
+async def test_used_up_quota_of_the_day_pauses_the_route_until_its_reset(database_url: str, erp: FakeSystem) -> None:
+    config = limited(quota={"records": 5})
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        await stage(rt, *(f"k{n}" for n in range(12)))
+        progress = await run(rt)
+        assert (progress.delivered, progress.ending, erp.calls) == (5, Ending.PAUSED, 5)
+        assert progress.gate is not None
+        assert progress.gate.pause.startswith("its quota of the day is used up until 00:00 UTC")
+        view = await overview.overview(rt)
+        assert state(view.systems["erp"]) == "paused"
+        assert reason(view.systems["erp"]) == progress.gate.pause
+        assert view.outages == []
+        assert (await rt.store.audit(["orders"]))[0].waiting == 7
+
+
+async def test_quota_of_the_day_is_not_spent_on_what_was_given_back(database_url: str, erp: FakeSystem) -> None:
+    erp.answer = lambda _: Unknown("server_error")
+    config = limited(quota={"records": 40}, concurrency=2)
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        await stage(rt, *(f"k{n}" for n in range(30)))
+        assert (await run(rt)).ending == Ending.DOWN
+        [(used,)] = await sql(database_url, "select used from quota")
+        assert used == erp.calls + erp.look_ups < 20
+
+
+async def test_probe_counts_as_a_call(database_url: str, erp: FakeSystem) -> None:
+    erp.probe_outcome = Accepted()
+    async with running(limited(quota={"records": 40}), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        await probe_system(rt, "erp")
+        assert await sql(database_url, "select used from quota") == [(1,)]
+
+
+async def test_cap_of_calls_under_way_holds_for_all_workers_together(database_url: str, erp: FakeSystem) -> None:
+    config = limited(in_flight=3, concurrency=8)
+    fakes = {"crm": FakeSystem(), "erp": erp}
+    async with running(config, database_url, fakes) as one, running(config, database_url, fakes) as two:
+        await stage(one, *(f"k{n}" for n in range(400)))
+        runs = [asyncio.create_task(run(rt, linger_s=1.0)) for rt in (one, two)]
+        done = await asyncio.gather(*runs)
+        assert sum(progress.delivered for progress in done) == 400
+    assert 1 <= erp.most_in_flight <= 3
+    assert await sql(database_url, "select count(*) from call_share") == [(0,)], "who ends gives its share up"
+
+
+async def test_delivery_pauses_by_itself_when_an_answer_said_that_nothing_is_left(
+    database_url: str, erp: FakeSystem
+) -> None:
+    def answer(_: Outgoing) -> Outcome:
+        erp.pause_s = 3600.0 if erp.calls >= 3 else 0.0
+        return Accepted()
+
+    erp.answer = answer
+    async with running(limited(concurrency=1), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        await stage(rt, *(f"k{n}" for n in range(9)))
+        assert (await run(rt)).ending == Ending.PAUSED
+        assert erp.calls == 3
+        audit = (await rt.store.audit(["orders"]))[0]
+        assert (audit.delivered, audit.waiting, audit.difference) == (3, 6, 0)
+
+
+# --- in a vendor's manner -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def twins(tmp_path: Path) -> AsyncIterator[TwinHost]:
+    async with TwinHost(tmp_path / "twins") as host:
+        yield host
+
+
+async def test_vendor_that_says_what_is_left_never_has_to_refuse_a_call(
+    tmp_path: Path, database_url: str, twins: TwinHost
+) -> None:
+    systems = {"support": {"limits": {"concurrency": 1}}}
+    async with twin_hub(tmp_path, database_url, TwinSecrets(twins.urls), {"tickets": TICKETS}, systems) as rt:
+        await twins.seed("tickets", 700)
+        await read(rt, "tickets")
+        twins.configure("support", rate_limit=2, rate_window_s=1.0)
+        progress = await deliver(rt, "support", linger_s=30.0)
+        assert (await audited(rt, "tickets")).delivered == progress.delivered == 700
+        assert await sql(database_url, "select count(*) from attempt where outcome = 'throttled'") == [(0,)]
