@@ -1,13 +1,18 @@
-"""Which of the incoming records change anything, and which place in its lane each gets.
+"""Which of the incoming records change anything, and which place in which lane each gets.
 
-Dedupe is against the newest content of the lane, not against everything ever seen: A, A is one record, but A, B, A is
+Dedupe is against the newest content of the key, not against everything ever seen: A, A is one record, but A, B, A is
 three, as the second A undoes B.
+
+Where order does not matter (`none`), each record gets a lane of its own. The key's lane then holds no record: it is a
+*tail*, idle for ever, that keeps the newest content and counts. The n-th record's lane is n further on, so that what
+belongs to a key is one range of lanes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from tideover.model import NewRecord, content_hash, record_id
 
@@ -16,37 +21,48 @@ from tideover.model import NewRecord, content_hash, record_id
 class LaneTail:
     """The end of a lane: when it was born, the last place given, and the content that stands there.
 
-    `priority`: the most urgent of its waiting records; 0 while none waits.
+    `priority`: the most urgent of its waiting records; 0 while none waits. `done_seq`: the last place that is settled.
+    `gives_way`: nobody can have sent from it, so that older versions may give way to the newest. `is_tail`: its records
+    get lanes of their own.
     """
 
     born_us: int
     last_seq: int
     last_hash: bytes
     priority: int = 0
+    done_seq: int = 0
+    gives_way: bool = False
+    is_tail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record with its place, and the id that follows from it."""
+    """A record with its place, and the id that follows from it. `has_own_lane`: no other record is in its lane."""
 
     lane: int
     seq: int
     id: str
     key: str
     payload: bytes
+    priority: int
+    has_own_lane: bool = False
 
 
 @dataclass(slots=True)
 class Intake:
-    """`tails` holds the new end of each lane that got records."""
+    """`tails` holds the new end of each lane that got records. `superseded`: how many records gave way, and in which
+    lanes."""
 
     placed: list[Placed] = field(default_factory=list)
     tails: dict[int, LaneTail] = field(default_factory=dict)
     unchanged: int = 0
+    superseded: dict[int, int] = field(default_factory=dict)
 
 
-def place(records: Iterable[tuple[int, NewRecord]], tails: Mapping[int, LaneTail]) -> Intake:
-    """Places for records, each with its lane, in the order in which they came."""
+def place(
+    records: Iterable[tuple[int, NewRecord]], tails: Mapping[int, LaneTail], taken: Collection[int] = ()
+) -> Intake:
+    """Places for records, each with its key's lane, in the order in which they came. `taken`: lanes of other keys."""
     intake = Intake()
     for lane, record in records:
         tail = intake.tails.get(lane) or tails[lane]
@@ -54,9 +70,26 @@ def place(records: Iterable[tuple[int, NewRecord]], tails: Mapping[int, LaneTail
         if content == tail.last_hash:
             intake.unchanged += 1
             continue
+        if tail.is_tail:
+            end = next(n for n in count(tail.last_seq + 1) if lane + n not in taken)
+            own_lane, seq, done_seq = lane + end, 1, end
+        else:
+            end = tail.last_seq + 1
+            own_lane, seq, done_seq = lane, end, tail.done_seq
         priority = min(tail.priority or record.priority, record.priority)
-        tail = replace(tail, last_seq=tail.last_seq + 1, last_hash=content, priority=priority)
-        intake.tails[lane] = tail
-        identity = record_id(lane, tail.born_us, tail.last_seq, content)
-        intake.placed.append(Placed(lane, tail.last_seq, identity, record.key, record.payload))
+        intake.tails[lane] = replace(tail, last_seq=end, done_seq=done_seq, last_hash=content, priority=priority)
+        identity = record_id(own_lane, tail.born_us, seq, content)
+        intake.placed.append(
+            Placed(own_lane, seq, identity, record.key, record.payload, record.priority, has_own_lane=tail.is_tail)
+        )
+    _give_way(intake)
     return intake
+
+
+def _give_way(intake: Intake) -> None:
+    """The newest keeps the urgency of those that it stands for."""
+    for lane, tail in intake.tails.items():
+        older = tail.last_seq - 1 - tail.done_seq
+        if tail.gives_way and older > 0:
+            intake.superseded[lane] = older
+            intake.tails[lane] = replace(tail, done_seq=tail.last_seq - 1)

@@ -6,13 +6,14 @@ written each time, so that a retry after a lost commit waits for the standby lik
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from tideover.errors import Overtaken
-from tideover.model import Broken, HubEvent, NewRecord, Staged, content_hash, lane_id
+from tideover.model import Broken, HubEvent, NewRecord, Order, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
 from tideover.staging import schema
@@ -45,13 +46,15 @@ class CursorMove:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one stage call takes. `system` is the source's name, for the records parked at intake."""
+    """What one stage call takes. `system` is the source's name, for the records parked at intake; `order` is the
+    route's."""
 
     route: str
     system: str
     records: Sequence[NewRecord]
     broken: Sequence[Broken] = ()
     move: CursorMove | None = None
+    order: Order = Order.BLOCK
 
 
 def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
@@ -62,47 +65,86 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     """
     _move_cursor(tx, batch)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
-    tails = _lock_lanes(tx, batch.route, {lane: record.key for lane, record in keyed})
-    intake = place(keyed, tails)
+    tails = _lock_lanes(tx, batch, {lane: record.key for lane, record in keyed})
+    intake = _place(tx, keyed, tails)
     _write_records(tx, batch.route, intake, sealer)
+    _make_own_lanes(tx, batch.route, intake)
     _advance_lanes(tx, intake)
     parked = _park_broken(tx, batch, sealer)
     staged = len(intake.placed)
     if staged:
         tx.dialect.notify(tx.conn, batch.route)
-    enter(tx, batch.route, Entry(staged=staged + parked, parked=parked))
+    superseded = sum(intake.superseded.values())
+    enter(tx, batch.route, Entry(staged=staged + parked, parked=parked, superseded=superseded))
     return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
 
 
-def _lock_lanes(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, LaneTail]:
+def _lock_lanes(tx: Transaction, batch: Batch, keys: dict[int, str]) -> dict[int, LaneTail]:
     """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock."""
     if not keys:
         return {}
     tails: dict[int, LaneTail] = {}
     while missing := sorted(keys.keys() - tails.keys()):
-        tails |= _lock_or_make(tx, route, {lane: keys[lane] for lane in missing})
+        tails |= _lock_or_make(tx, batch, {lane: keys[lane] for lane in missing})
     return tails
 
 
-def _lock_or_make(tx: Transaction, route: str, keys: dict[int, str]) -> dict[int, LaneTail]:
+def _lock_or_make(tx: Transaction, batch: Batch, keys: dict[int, str]) -> dict[int, LaneTail]:
     """Those of the lanes that could be locked: one that housekeeping removes at this moment is asked for again."""
     ids = sorted(keys)
     tx.dialect.insert(
         tx.conn,
         schema.lane,
         ("id", "route", "key", "born_us", "last_seq", "done_seq", "last_hash", "state"),
-        [(lane, route, keys[lane], tx.now_us, 0, 0, b"", int(LaneState.IDLE)) for lane in ids],
+        [(lane, batch.route, keys[lane], tx.now_us, 0, 0, b"", int(LaneState.IDLE)) for lane in ids],
         "on conflict (id) do nothing",
     )
     rows = tx.conn.execute(
         text(
-            "select id, born_us, last_seq, last_hash, case when state = 0 then 0 else priority end "
-            f"from lane where id {tx.dialect.in_list('ids')} "
+            "select id, born_us, last_seq, last_hash, case when state = 0 then 0 else priority end, done_seq, "
+            f"{_SORTS[batch.order]} from lane where id {tx.dialect.in_list('ids')} "
             f"order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(ids)},
     )
-    return {row[0]: LaneTail(*row[1:]) for row in rows}
+    return {row[0]: _tail(row) for row in rows}
+
+
+def _tail(row: Row[Any]) -> LaneTail:
+    _, born_us, last_seq, last_hash, priority, done_seq, gives_way, is_tail = row
+    return LaneTail(born_us, last_seq, last_hash, priority, done_seq, bool(gives_way), bool(is_tail))
+
+
+# Whether its older versions may give way, and whether it is a tail. A lane that is leased or in doubt may have been
+# sent from, and a held one has its head among the parked records. One that has records to send is no tail: they were
+# staged under another order, and what comes goes behind them, as it would have then.
+_SORTS = {
+    Order.BLOCK: "0, 0",
+    Order.SKIP: "0, 0",
+    Order.LATEST: "case when state < 2 and in_doubt = 0 and lease_until_us = 0 then 1 else 0 end, 0",
+    Order.NONE: "0, case when state = 0 then 1 else 0 end",
+}
+
+
+def _place(tx: Transaction, keyed: Sequence[tuple[int, NewRecord]], tails: Mapping[int, LaneTail]) -> Intake:
+    """Places for the records, in no lane that another key has."""
+    taken: set[int] = set()
+    while True:
+        intake = place(keyed, tails, taken)
+        own = [placed.lane for placed in intake.placed if placed.has_own_lane]
+        clashing = _existing(tx, own)
+        if not clashing:
+            return intake
+        taken |= clashing
+
+
+def _existing(tx: Transaction, lanes: Sequence[int]) -> set[int]:
+    if not lanes:
+        return set()
+    found = tx.conn.execute(
+        text(f"select id from lane where id {tx.dialect.in_list('ids')}"), {"ids": tx.dialect.array(lanes)}
+    )
+    return {row[0] for row in found}
 
 
 def _write_records(tx: Transaction, route: str, intake: Intake, sealer: Sealer) -> None:
@@ -113,21 +155,45 @@ def _write_records(tx: Transaction, route: str, intake: Intake, sealer: Sealer) 
     tx.dialect.insert(tx.conn, schema.record, ("lane", "seq", "id", "key", "staged_us", "payload"), rows)
 
 
+def _make_own_lanes(tx: Transaction, route: str, intake: Intake) -> None:
+    waiting = int(LaneState.WAITING)
+    rows = [
+        (p.lane, route, p.key, tx.now_us, p.seq, p.seq - 1, b"", waiting, p.priority, tx.now_us)
+        for p in sorted(intake.placed, key=lambda p: p.lane)
+        if p.has_own_lane
+    ]
+    columns = (
+        "id", "route", "key", "born_us", "last_seq", "done_seq", "last_hash", "state", "priority", "due_us",
+    )  # fmt: skip
+    tx.dialect.insert(tx.conn, schema.lane, columns, rows)
+
+
 def _advance_lanes(tx: Transaction, intake: Intake) -> None:
-    """A lane that was idle is due now; one that waits keeps its turn, one that is held stays held."""
+    """A lane that was idle is due now; one that waits keeps its turn, one that is held stays held. A tail was quiet
+    until now."""
     if not intake.tails:
         return
     changed = sorted(intake.tails.items())
     tx.dialect.update(
         tx.conn,
         schema.lane,
-        ("id", "last_seq", "last_hash", "priority"),
-        [(lane, tail.last_seq, tail.last_hash, tail.priority) for lane, tail in changed],
+        ("id", "last_seq", "done_seq", "last_hash", "priority"),
+        [(lane, tail.last_seq, tail.done_seq, tail.last_hash, tail.priority) for lane, tail in changed],
     )
-    tx.conn.execute(
-        text(f"update lane set state = 1, due_us = :now where state = 0 and id {tx.dialect.in_list('ids')}"),
-        {"now": tx.now_us, "ids": tx.dialect.array([lane for lane, _ in changed])},
-    )
+    _touch(tx, "state = 1, due_us = :now", [lane for lane, tail in changed if not tail.is_tail])
+    _touch(tx, "due_us = :now", [lane for lane, tail in changed if tail.is_tail])
+    if intake.superseded:  # what was tried in vain was another record
+        fresh = {"ids": tx.dialect.array(sorted(intake.superseded))}
+        tx.conn.execute(text(f"update lane set attempts = 0 where id {tx.dialect.in_list('ids')}"), fresh)
+
+
+def _touch(tx: Transaction, change: str, lanes: Sequence[int]) -> None:
+    """Change those of the lanes that are idle."""
+    if lanes:
+        tx.conn.execute(
+            text(f"update lane set {change} where state = 0 and id {tx.dialect.in_list('ids')}"),
+            {"now": tx.now_us, "ids": tx.dialect.array(lanes)},
+        )
 
 
 def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:

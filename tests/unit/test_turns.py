@@ -1,0 +1,42 @@
+"""Which route claims first: the urgent one always, those alike in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tideover.hub.turns import Turns
+
+
+def first_each_time(turns: Turns, times: int) -> list[str]:
+    """Who gets all of a short quota, when everybody has more than enough waiting."""
+    found = []
+    for _ in range(times):
+        found.append(turns.order()[0])
+        turns.serve(found[-1])
+    return found
+
+
+def test_routes_alike_take_turns() -> None:
+    turns = Turns({"a": 3, "b": 3, "c": 3})
+    assert first_each_time(turns, 6) == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_route_that_seldom_has_anything_comes_before_one_that_was_served_since() -> None:
+    turns = Turns({"import": 3, "orders": 3})
+    for _ in range(5):
+        turns.serve("import")
+    assert turns.order() == ["orders", "import"]
+    turns.serve("orders")
+    assert turns.order() == ["import", "orders"]
+
+
+def test_more_urgent_route_is_always_first() -> None:
+    turns = Turns({"import": 5, "orders": 1, "refunds": 1})
+    assert first_each_time(turns, 4) == ["orders", "refunds", "orders", "refunds"]
+    assert turns.order()[-1] == "import"
+
+
+def test_route_whose_records_have_their_own_priorities_gets_every_other_turn_whatever_the_others_are() -> None:
+    turns = Turns({"urgent": 1, "mixed": None, "import": 5})
+    assert Counter(first_each_time(turns, 10)) == {"mixed": 5, "urgent": 5}
+    assert sorted(turns.order()) == ["import", "mixed", "urgent"]
