@@ -51,7 +51,8 @@ def card(rows: Mapping[str, object]) -> str:
 def health(view: Overview) -> str:
     """The board, as Markdown."""
     systems = [
-        f"| {name} | {'paused' if gate.is_paused else gate.state.value} | {gate.reason} | {_cell(gate.detail)} |"
+        f"| {name} | {'paused' if gate.is_paused else gate.state.value} | {gate.reason} "
+        f"| {_cell(gate.pause or gate.detail)} |"
         for name, gate in view.systems.items()
     ]
     objectives = [
@@ -70,6 +71,10 @@ def health(view: Overview) -> str:
             "| system | breaker | reason | detail |",
             "| --- | --- | --- | --- |",
             *systems,
+            "",
+            "| target | what waits for it |",
+            "| --- | --- |",
+            *(f"| {found.target} | {_cell(str(found.forecast))} |" for found in view.forecasts),
             "",
             "| route | longest recovery / RTO | last complete reading / RPO |",
             "| --- | --- | --- |",

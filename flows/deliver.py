@@ -20,11 +20,14 @@ from flows.outcome import Counts, counts_of, state_of
 from flows.visible import logger, show
 from tasks import drain, hub
 from tideover.errors import HubUnavailable
+from tideover.hub.forecasting import forecast
 from tideover.hub.progress import EpisodeKind, Progress
 from tideover.hub.runtime import Runtime
-from tideover.staging import reports
+from tideover.policy.forecast import Course, Forecast
+from tideover.staging import ledger
 
 NOTE_EVERY_S = 10.0
+FORECAST_EVERY_S = 30.0
 SHOW_EVERY_S = 3.0
 
 
@@ -42,9 +45,9 @@ async def deliver(target: str, linger_s: float = 0.0) -> State[Counts]:
     """
     async with hub() as rt:
         routes = list(rt.routes_to(target))
-        before = await rt.store.report(lambda tx: reports.waiting(tx, routes))
+        before = await rt.store.report(lambda tx: ledger.waiting(tx, routes))
         logger().info("%s records wait for %s", before, target)
-        screen = _Screen(rt, target, routes, before)
+        screen = _Screen(rt, target, before)
         progress = await screen.while_running(drain(target, linger_s, on_progress=screen.note))
         await rt.store.compact()  # each settlement added a line; sums must stay cheap
         await publish(rt)
@@ -58,14 +61,15 @@ class _Screen:
     failback, and the board when a system goes down, comes back or is drained. None of it can hold up or fail the
     delivery."""
 
-    def __init__(self, rt: Runtime, target: str, routes: list[str], before: int) -> None:
-        self._rt, self._target, self._routes, self._before = rt, target, routes, before
+    def __init__(self, rt: Runtime, target: str, before: int) -> None:
+        self._rt, self._target, self._before = rt, target, before
         self._noted = (time.monotonic(), 0)
         self._breaker = self._standing = ""
         self._shown = ("", "", before == 0)
         self._companions = Companions(rt, {EpisodeKind.FAILOVER: failover, EpisodeKind.FAILBACK: failback})
         self._bar: UUID | None = None
-        self._left = before
+        self._left, self._course = before, Course.UNKNOWN
+        self._foretold_at = time.monotonic()
 
     async def while_running(self, delivery: Awaitable[Progress]) -> Progress:
         """Show until the delivery ends, and once more how it ended."""
@@ -106,20 +110,28 @@ class _Screen:
             await asyncio.sleep(SHOW_EVERY_S)
 
     async def _move_bar(self) -> None:
-        """A bar for what waited at the beginning; none when nothing did."""
-        routes, left = self._routes, self._left
-        self._left = await self._rt.store.report(lambda tx: reports.waiting(tx, routes))
+        """Look when what waits will be delivered, and tell it. A bar for what waited at the beginning; none when
+        nothing did."""
+        outlook = await forecast(self._rt, self._target)
+        self._foretell(outlook)
+        has_changed = (outlook.to_go, outlook.course) != (self._left, self._course)
+        self._left, self._course = outlook.to_go, outlook.course
         if not self._before:
             return
         share = 100.0 * max(self._before - self._left, 0) / self._before
+        told = f"What waits for {self._target}: {outlook}"
         if self._bar is None:
             self._bar = await show(
-                acreate_progress_artifact(
-                    progress=share, key=f"drain-{self._target}", description=f"What waited for {self._target}"
-                )
+                acreate_progress_artifact(progress=share, key=f"drain-{self._target}", description=told)
             )
-        elif self._left != left:
-            await show(aupdate_progress_artifact(self._bar, progress=share))
+        elif has_changed:
+            await show(aupdate_progress_artifact(self._bar, progress=share, description=told))
+
+    def _foretell(self, outlook: Forecast) -> None:
+        """Say it in the run's log, now and then while something waits."""
+        if outlook.to_go and time.monotonic() - self._foretold_at >= FORECAST_EVERY_S:
+            logger().info("%s: %s", self._target, outlook)
+            self._foretold_at = time.monotonic()
 
 
 def _standing(progress: Progress) -> str:

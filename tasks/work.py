@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.retries import DELAYS_S, JITTER, is_worth_another_try
@@ -27,6 +27,7 @@ from tideover.model import JsonObject, Outcome, Staged
 from tideover.staging.parking import Selection
 from tideover.staging.systems import Gate
 
+_LOGGED_ROWS = 50_000
 _options: dict[str, Any] = {
     "retries": len(DELAYS_S),
     "retry_delay_seconds": DELAYS_S,
@@ -116,6 +117,13 @@ async def replay_parked(route: str | None = None, records: Sequence[str] = (), c
 
 @task(name="keep-house", **_options)
 async def keep_house() -> dict[str, int]:
-    """Remove what no retention asks for. Returns rows removed per route."""
+    """Remove what no retention asks for. Returns rows removed per route; long removals are logged as they go."""
+    logged: dict[str, int] = {}
+
+    def tell(route: str, rows: int) -> None:
+        if rows - logged.get(route, 0) >= _LOGGED_ROWS:
+            logged[route] = rows
+            get_run_logger().info("%s: %d rows removed so far", route, rows)
+
     async with hub() as rt:
-        return await upkeep.housekeeping(rt)
+        return await upkeep.housekeeping(rt, tell)

@@ -45,6 +45,7 @@ class FakeSystem:
     void_outcome: Outcome | None = field(default_factory=Accepted)
     voids: list[tuple[str, str | None]] = field(default_factory=list)
     voided: list[Outgoing] = field(default_factory=list)
+    pause_s: float = 0.0
     open: asyncio.Event = field(default_factory=asyncio.Event)
     in_flight: int = 0
     most_in_flight: int = 0

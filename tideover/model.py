@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 JsonObject = dict[str, Any]  # a decoded JSON object: its values are whatever JSON holds
 
@@ -52,7 +52,7 @@ class Order(enum.StrEnum):
     BLOCK = "block"  # it holds the lane until a person replays or releases it
     SKIP = "skip"  # it is stepped over
     LATEST = "latest"  # as skip, and an undelivered older version gives way to a newer one
-    NONE = "none"  # order does not matter; today as skip
+    NONE = "none"  # order does not matter: each record has a lane of its own
 
 
 class Resolve(enum.StrEnum):
@@ -84,10 +84,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """The provider asks for a pause of `delay_s` seconds. Not processed; nobody's fault."""
+    """The provider asks for a pause of `delay_s` seconds. Not processed; nobody's fault. With `is_asked` false it did
+    not say for how long: a guess, which grows as it comes again and again."""
 
     delay_s: float
     detail: str = ""
+    is_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +127,15 @@ LookUp = Found | Missing | Throttled | Unsent | Unknown
 
 CREDENTIALS = "credentials"  # the Unsent code of a 401 or 403
 HUNG = "timeout"  # the Unknown code of a call that was never answered
+REFUSED = "lookup_rejected"  # the Unknown code of a look-up that the system answers, but will not have
 INTERRUPTED = "interrupted"  # the Unknown code of a call that we broke off ourselves: nobody's fault
 
 
 NORMAL = 3  # the priority of what has none of its own
 PRIORITIES = (1, 2, 3, 4, 5)
 
-# --- records ------------------------------------------------------------------------------------------------
+# --- records -------------------------------------------------------------------------------------------------
+# A delivery makes many of the last three: a named tuple is made four times as fast as a frozen dataclass.
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,7 @@ class Broken:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """What a connector sends: one record under its idempotency key."""
 
     id: str
@@ -171,8 +174,7 @@ class Staged:
     parked: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedRecord:
+class LeasedRecord(NamedTuple):
     """One record under a lease, in lane order. `in_doubt`: an earlier attempt's outcome is unknown.
 
     `fault` says why it can't be sent at all, as `fault_code` in words; such a record is parked, never sent.
@@ -188,8 +190,7 @@ class LeasedRecord:
     fault_code: str = "corrupt"
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The fenced right to send the head records of one lane to one system, for the time that its claim asked for.
 
     `is_backup`: a provider that is preferred for its head could not have it; `is_canary`: the only record that a
@@ -206,6 +207,7 @@ class Lease:
     records: Sequence[LeasedRecord]
     is_backup: bool = False
     is_canary: bool = False
+    counted: int = 0  # how many records its claim took from the system's limits
     miss_age_s: float | None = None  # how long ago a look-up first missed its head, since that came into doubt
 
 

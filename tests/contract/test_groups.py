@@ -30,7 +30,7 @@ from tideover.model import (
 )
 from tideover.policy.breaker import BreakerRule, Result
 from tideover.policy.failover import FailbackRule, GroupRule, Phase
-from tideover.policy.quota import RateRule
+from tideover.policy.quota import LimitRule, RateRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import groups, leases, systems
@@ -68,7 +68,7 @@ class Shop:
         self.store, self.clock = store, clock
         self.rule = GroupRule((A, B), failback=FAILBACK)
         self.wish = GroupWish(GROUP, self.rule)
-        self.rates: dict[str, RateRule] = {}
+        self.limits: dict[str, LimitRule] = {}
 
     def set(self, **changes: Any) -> None:
         """Another configuration of the group's claims."""
@@ -87,7 +87,7 @@ class Shop:
             Order.BLOCK,
             depth,
             int(LEASE_S * SECOND_US),
-            rates=self.rates,
+            limits=self.limits,
             group=self.wish,
             after=after,
         )
@@ -324,7 +324,7 @@ async def test_claim_of_what_nobody_can_have_now_is_put_off_and_due_again_when_i
 async def test_rate_limit_counts_from_the_first_record_on(shop: Shop, is_group: bool) -> None:
     """Also at a system of which nothing was ever written."""
     await shop.stage(*((f"k{n}", 1) for n in range(50)))
-    shop.rates = {A: RateRule(2, 60)}
+    shop.limits = {A: LimitRule((RateRule(2, 60),))}
     wish = shop.claim_for({A: 10})
     wish = wish if is_group else replace(wish, group=None)
     found = [len((await shop.store.claim(wish)).leases) for _ in range(3)]
@@ -332,7 +332,7 @@ async def test_rate_limit_counts_from_the_first_record_on(shop: Shop, is_group: 
 
 
 async def test_rate_limit_is_shared_by_two_claimers_that_claim_at_once(shop: Shop) -> None:
-    shop.rates = {A: RateRule(100, 10), B: RateRule(50, 10)}
+    shop.limits = {A: LimitRule((RateRule(100, 10),)), B: LimitRule((RateRule(50, 10),))}
     await shop.break_(B)
     await shop.stage(*((f"k{n}", 1) for n in range(400)))
     given = Counter[int]()
@@ -345,12 +345,12 @@ async def test_rate_limit_is_shared_by_two_claimers_that_claim_at_once(shop: Sho
 
 
 async def test_rate_limit_ends_a_run_and_says_how_long_to_wait(shop: Shop) -> None:
-    shop.rates = {A: RateRule(75, 60)}
+    shop.limits = {A: LimitRule((RateRule(24, 60),))}
     await shop.stage(*(("k", n) for n in range(10)))
     claimed = await shop.claimed({A: 10})
     [lease] = claimed.leases
     assert len(lease.records) == 3
-    assert claimed.quota_wait_s == pytest.approx(60 / 73, abs=0.01)
+    assert claimed.quota_wait_s == pytest.approx(61.8 / 24, abs=0.01)
 
 
 # --- canaries and turns -------------------------------------------------------------------------------------
@@ -661,7 +661,7 @@ async def test_concurrent_claims_and_settlements_of_a_moving_group_never_deadloc
     for store in stores:
         shop = Shop(store, Clock())
         shop.set(rule=rule, reroute_after_s=0.1)
-        shop.rates = {A: RateRule(100_000, 1), B: RateRule(100_000, 1)}
+        shop.limits = {A: LimitRule((RateRule(100_000, 1),)), B: LimitRule((RateRule(100_000, 1),))}
         shops.append(shop)
     await shops[0].stage(*((f"k{n % 60}", n) for n in range(600)))
     outcomes = [Accepted(), Accepted(), Accepted(), Unsent("refused"), Unknown("server_error"), Throttled(0.01)]

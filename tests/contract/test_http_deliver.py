@@ -115,12 +115,12 @@ OTHERS: dict[str, tuple[Behaviour, Outcome]] = {
     "429 with RateLimit": (acts.reply(429, b"", [("ratelimit", '"d";r=0;t=9')]), Throttled(9, "http 429")),
     "429 with a policy": (acts.reply(429, b"", [("ratelimit-policy", '"b";q=1;w=60')]), Throttled(60, "http 429")),
     "429 with a year": (acts.reply(429, b"", [("retry-after", "31536000")]), Throttled(3600, "http 429")),
-    "429 with nonsense": (acts.reply(429, b"", [("retry-after", "soon")]), Throttled(30, "http 429")),
+    "429 with nonsense": (acts.reply(429, b"", [("retry-after", "soon")]), Throttled(30, "http 429", is_asked=False)),
     "429 repeated header": (
         acts.reply(429, b"", [("retry-after", "2"), ("retry-after", "5")]),
         Throttled(5, "http 429"),
     ),
-    "429 cut short": (acts.cut_length(429, b"{"), Throttled(30, "http 429")),
+    "429 cut short": (acts.cut_length(429, b"{"), Throttled(30, "http 429", is_asked=False)),
     "503 with Retry-After": (acts.reply(503, b"", [("retry-after", "3")]), Throttled(3, "http 503")),
     "422": (
         acts.reply(422, {"error": {"code": "bad_total", "message": "total is odd"}}),
@@ -259,7 +259,7 @@ async def test_send_when_a_rule_says_otherwise_follows_the_rule() -> None:
             ],
         }
     )
-    assert await sent(acts.reply(403, {"code": "REQUEST_LIMIT"}), rest) == Throttled(5, "http 403")
+    assert await sent(acts.reply(403, {"code": "REQUEST_LIMIT"}), rest) == Throttled(5, "http 403", is_asked=False)
     assert await sent(acts.reply(403, b"no", [("x-reset", "2362034989")]), rest) == Throttled(12, "http 403")
     assert await sent(acts.reply(403, {"code": "x"}), rest) == Unsent(CREDENTIALS, "http 403")
     assert await sent(acts.reply(409), rest) == Accepted()

@@ -65,7 +65,7 @@ class Hub:
     async def stage(self, *pairs: tuple[str, object], route: str = "orders", cursor: str | None = None) -> object:
         records = [NewRecord(key, orjson.dumps(body)) for key, body in pairs]
         move = CursorMove(await self.store.cursor(route), cursor, True) if cursor else None
-        return await self.store.stage(Batch(route, "crm", records, move=move))
+        return await self.store.stage(Batch(route, "crm", records, move=move, order=self.order))
 
     async def claim(self, lanes: int = 100, depth: int = 10, lease_s: float = 60, route: str = "orders") -> list[Lease]:
         wish = Claim(route, {"erp": lanes}, self.order, depth, int(lease_s * SECOND_US))

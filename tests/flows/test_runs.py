@@ -135,6 +135,7 @@ async def test_artifacts_show_health_backlog_and_the_run(live: Live, prefect_raw
         found[key] = answer.json()["data"]
     assert "| erp | open | unreachable |" in found["tideover-health"]
     assert '"waiting": 5' in found["tideover-backlog"]
+    assert "| erp | not moving: erp is down, next try " in found["tideover-health"]
 
 
 async def test_outage_is_announced_as_events(live: Live, prefect_raw: httpx.AsyncClient) -> None:

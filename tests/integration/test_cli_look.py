@@ -51,7 +51,7 @@ def test_status_in_an_outage_says_what_is_down_and_what_waits(troubled: CliHub) 
 
 def test_status_as_json_has_every_figure(troubled: CliHub) -> None:
     view = troubled.json("status")
-    assert list(view) == ["hub", "at", "systems", "groups", "routes", "outages"]
+    assert list(view) == ["hub", "at", "systems", "groups", "routes", "forecasts", "outages"]
     erp = next(s for s in view["systems"] if s["system"] == "erp")
     assert (erp["breaker"], erp["reason"], erp["is_forced"]) == ("open", "hung", False)
     assert erp["since_s"] >= 0
@@ -63,6 +63,21 @@ def test_status_as_json_has_every_figure(troubled: CliHub) -> None:
     (outage,) = view["outages"]
     assert (outage["system"], outage["restored"], outage["down_s"], outage["is_over"]) == ("erp", None, None, False)
     assert datetime.fromisoformat(outage["opened"]).utcoffset() is not None
+
+
+def test_status_says_when_what_waits_will_be_delivered(troubled: CliHub) -> None:
+    assert "erp: not moving: erp is down, next try " in troubled.run("status").out
+    (forecast,) = troubled.json("status")["forecasts"]
+    assert {"target": "erp", "course": "not moving", "to_go": 3, "bound": "down"}.items() <= forecast.items()
+    assert forecast["caught_up"] is None
+    assert forecast["text"].startswith("not moving: erp is down, next try ")
+
+
+def test_status_when_nothing_waits_forecasts_nothing(hub: CliHub) -> None:
+    hub.happen([order("A-1")])
+    assert "nothing waits" not in hub.run("status").out
+    (forecast,) = hub.json("status")["forecasts"]
+    assert (forecast["course"], forecast["to_go"], forecast["text"]) == ("idle", 0, "nothing waits")
 
 
 def test_status_when_piped_has_no_escapes_and_whole_lines(troubled: CliHub) -> None:

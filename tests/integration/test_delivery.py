@@ -35,6 +35,7 @@ from tideover.staging import reports
 from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
+from tideover.staging.settle import Settled, Settlement
 
 
 class Clock:
@@ -341,6 +342,23 @@ async def test_cancelled_delivery_gives_its_leases_back(rt: Runtime, erp: FakeSy
     assert progress.ending == Ending.DRAINED
     assert set(erp.count().values()) == {1}
     assert len(erp.effects) == 100
+
+
+async def test_delivery_that_is_stopped_while_it_settles_reports_all_that_it_delivered(
+    rt: Runtime, erp: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, settle = asyncio.Event(), rt.store.settle
+
+    async def settle_slowly(settlement: Settlement) -> Settled:
+        settled = await settle(settlement)
+        stop.set()
+        await asyncio.sleep(0.2)  # written, and its caller does not know yet
+        return settled
+
+    monkeypatch.setattr(rt.store, "settle", settle_slowly)
+    await stage(rt, *(f"k{i}" for i in range(300)))
+    progress = await Delivery(rt, "erp", linger_s=60, stop=stop).run()
+    assert progress.delivered == (await assert_conserved(rt)).delivered == len(erp.effects)
 
 
 async def test_two_workers_share_a_target_and_send_nothing_twice(rt: Runtime, erp: FakeSystem) -> None:

@@ -148,6 +148,12 @@ HALF_VALID = [
      "the number 200 is not a rate (write calls and window"),
     ("tideover-bearer/erp\n", "a-b/c\n    limits: {rate: 5/60d}\n", 10, "systems.erp.limits.rate",
      "longer than 31 days"),
+    ("tideover-bearer/erp\n", "a-b/c\n    limits: {rate: []}\n", 10, "systems.erp.limits.rate",
+     "holds 0 rates (write one, or a list of up to 10"),
+    ("tideover-bearer/erp\n", "a-b/c\n    limits: {quota: {records: 5, resets: '7:00'}}\n", 10,
+     "systems.erp.limits.quota.resets", "is not a time of day (write hours and minutes"),
+    ("tideover-bearer/erp\n", "a-b/c\n    limits: {quota: {records: 5, timezone: Europe/Pariss}}\n", 10,
+     "systems.erp.limits.quota.timezone", "is no time zone (did you mean `Europe/Paris`?"),
     (KEY, KEY + "    priority: 0\n", 19, "routes.orders-to-erp.priority",
      "the number 0 is no priority (write 1 (first) to 5 (last)"),
     (KEY, KEY + "    priority: 6\n", 19, "routes.orders-to-erp.priority", "the number 6 is no priority"),
@@ -270,7 +276,7 @@ def test_priority_when_written_is_a_rank_or_an_expression(tmp_path: Path, text: 
 def test_rate_when_written_is_calls_and_window(tmp_path: Path) -> None:
     text = replaced("tideover-bearer/erp\n", "tideover-bearer/erp\n    limits: {rate: 200/1m}\n")
     hub = load_hub(written(tmp_path, text))
-    assert hub.systems["erp"].limits.rate == Rate(calls=200, window_s=60.0)
+    assert hub.systems["erp"].limits.rate == (Rate(calls=200, window_s=60.0),)
     assert hub.systems["crm"].limits.rate is None
 
 

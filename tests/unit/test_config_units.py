@@ -17,8 +17,10 @@ from tideover.config.units import (
     format_size,
     parse_duration,
     parse_rate,
+    parse_rates,
     parse_share,
     parse_size,
+    parse_time,
 )
 
 
@@ -169,3 +171,26 @@ def test_text_when_checked_is_kept_or_refused(check, good: list[str], bad: list[
     for text in bad:
         with pytest.raises(ValueError, match="; "):
             check(text)
+
+
+def test_parse_rates_takes_one_or_several() -> None:
+    assert parse_rates("200/1m") == (Rate(200, 60.0),)
+    assert parse_rates(["10/s", "200/1m"]) == (Rate(10, 1.0), Rate(200, 60.0))
+    assert parse_rates(parse_rates("5/s")) == (Rate(5, 1.0),)
+
+
+@pytest.mark.parametrize("wrong", [[], ["5/s"] * 11, ["5/s", 3], {"rate": "5/s"}, None, 5])
+def test_parse_rates_refuses_what_is_none(wrong: object) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        parse_rates(wrong)
+
+
+@pytest.mark.parametrize("right", ["00:00", "06:30", "23:59", " 12:00 "])
+def test_parse_time_keeps_what_is_written(right: str) -> None:
+    assert parse_time(right) == right.strip()
+
+
+@pytest.mark.parametrize("wrong", ["24:00", "6:30", "06:60", "06:30:00", "noon", 6, None])
+def test_parse_time_refuses_what_is_no_time_of_day(wrong: object) -> None:
+    with pytest.raises(ValueError, match="time of day"):
+        parse_time(wrong)

@@ -90,3 +90,42 @@ def test_place_of_any_stream_in_any_split_gives_the_same_records(wanted: list[tu
         placed = [p for p in at_once.placed if p.lane == lane]
         assert [p.payload.decode() for p in placed] == changes
         assert [p.seq for p in placed] == list(range(1, len(changes) + 1))
+
+
+# --- `latest` and `none` ------------------------------------------------------------------------------------
+
+
+def test_place_where_older_versions_give_way_leaves_only_the_newest_waiting() -> None:
+    intake = staged("A", "B", "C", tail=LaneTail(1_000, 7, content_hash(b"Z"), 2, done_seq=5, gives_way=True))
+    assert [p.seq for p in intake.placed] == [8, 9, 10]
+    assert intake.superseded == {1: 4}
+    assert (intake.tails[1].last_seq, intake.tails[1].done_seq, intake.tails[1].priority) == (10, 9, 2)
+
+
+def test_place_where_nothing_waits_supersedes_nothing() -> None:
+    intake = staged("A", tail=LaneTail(1_000, 7, content_hash(b"Z"), done_seq=7, gives_way=True))
+    assert (intake.superseded, intake.tails[1].done_seq) == ({}, 7)
+
+
+def test_place_where_the_lane_may_have_been_sent_from_supersedes_nothing() -> None:
+    intake = staged("A", "B", tail=LaneTail(1_000, 7, content_hash(b"Z"), 3, done_seq=5))
+    assert (intake.superseded, intake.tails[1].done_seq) == ({}, 5)
+
+
+def test_place_without_an_order_gives_each_change_a_lane_of_its_own() -> None:
+    tail = LaneTail(1_000, 7, content_hash(b"Z"), done_seq=7, is_tail=True)
+    intake = staged("Z", "A", "A", "B", "A", tail=tail, lane=500)
+    assert [(p.lane, p.seq, p.payload) for p in intake.placed] == [(508, 1, b"A"), (509, 1, b"B"), (510, 1, b"A")]
+    assert all(p.has_own_lane for p in intake.placed)
+    assert len({p.id for p in intake.placed}) == 3
+    assert (intake.unchanged, intake.superseded) == (2, {})
+    end = intake.tails[500]
+    assert (end.last_seq, end.done_seq, end.last_hash) == (10, 10, content_hash(b"A"))
+
+
+def test_place_without_an_order_leaves_out_lanes_that_another_key_has() -> None:
+    tail = LaneTail(1_000, 0, b"", is_tail=True)
+    records = [(500, NewRecord("k", content.encode())) for content in "ABC"]
+    intake = place(records, {500: tail}, taken={501, 503})
+    assert [p.lane for p in intake.placed] == [502, 504, 505]
+    assert intake.tails[500].last_seq == 5

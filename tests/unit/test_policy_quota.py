@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tideover.model import SECOND_US
-from tideover.policy.quota import RateRule, permits, spent, wait_us
+from tideover.policy.quota import UNUSED, RateRule, permits, spent, wait_us
 
 RULES = st.builds(RateRule, st.integers(1, 400), st.sampled_from([0.001, 1.0, 7.0, 60.0, 3600.0, 86_400.0]))
 
@@ -16,18 +16,18 @@ class Gauge:
     """A limit in use: how many records went at which instant."""
 
     def __init__(self, rule: RateRule, now_us: int = 0) -> None:
-        self.rule, self.now_us, self.unused_us = rule, now_us, 0
+        self.rule, self.now_us, self.use = rule, now_us, UNUSED
         self.gone: list[tuple[int, int]] = []
 
     def take(self, wanted: int) -> int:
-        got = min(permits(self.rule, self.unused_us, self.now_us), wanted)
+        got = min(permits(self.rule, self.use, self.now_us), wanted)
         if got:
-            self.unused_us = spent(self.rule, self.unused_us, self.now_us, got)
+            self.use = spent(self.rule, self.use, self.now_us, got)
             self.gone.append((self.now_us, got))
         return got
 
     def wait(self) -> None:
-        self.now_us += wait_us(self.rule, self.unused_us, self.now_us)
+        self.now_us += wait_us(self.rule, self.use, self.now_us)
 
     @property
     def fullest_window(self) -> int:
@@ -55,20 +55,20 @@ def test_wait_after_any_use_is_what_the_next_record_needs_and_no_more(rule: Rate
     gauge = Gauge(rule)
     for wanted in asked:
         while not gauge.take(wanted):
-            assert wait_us(rule, gauge.unused_us, gauge.now_us) > 0
-            gauge.now_us += wait_us(rule, gauge.unused_us, gauge.now_us) - 1
-            assert permits(rule, gauge.unused_us, gauge.now_us) == 0
+            assert wait_us(rule, gauge.use, gauge.now_us) > 0
+            gauge.now_us += wait_us(rule, gauge.use, gauge.now_us) - 1
+            assert permits(rule, gauge.use, gauge.now_us) == 0
             gauge.now_us += 1
-            assert permits(rule, gauge.unused_us, gauge.now_us) == 1
+            assert permits(rule, gauge.use, gauge.now_us) >= 1
 
 
-@pytest.mark.parametrize("calls", [1, 3, 24])
+@pytest.mark.parametrize("calls", [1, 3, 7])
 def test_permits_when_the_limit_is_small_lets_one_go_at_a_time(calls: int) -> None:
     rule = RateRule(calls, 60)
-    assert (rule.burst, permits(rule, 0, 10)) == (1, 1)
+    assert (rule.burst, permits(rule, UNUSED, 10)) == (1, 1)
 
 
-@pytest.mark.parametrize("calls", [25, 26, 49, 50, 99, 100, 1000, 10_000])
+@pytest.mark.parametrize("calls", [1, 2, 5, 25, 50, 99, 1000, 10_000])
 @pytest.mark.parametrize("window_s", [1.0, 60.0, 3600.0])
 def test_saturated_run_when_the_limit_is_large_uses_nearly_all_of_it(calls: int, window_s: float) -> None:
     gauge = Gauge(RateRule(calls, window_s))
@@ -77,21 +77,22 @@ def test_saturated_run_when_the_limit_is_large_uses_nearly_all_of_it(calls: int,
     while gauge.now_us < end_us:
         total += gauge.take(10**6)
         gauge.wait()
-    assert 0.95 * 20 * calls <= total <= 20 * calls
+    assert 0.95 * 20 * calls - 1 <= total <= 20 * calls
 
 
-def test_saturated_run_when_it_is_asked_rarely_still_uses_most_of_the_limit() -> None:
+@pytest.mark.parametrize(("every_us", "share"), [(3_000, 0.95), (25_000, 0.93), (99_000, 0.9)])
+def test_saturated_run_when_it_is_asked_rarely_still_uses_most_of_the_limit(every_us: int, share: float) -> None:
     gauge = Gauge(RateRule(100, 1))
     total = 0
     while gauge.now_us < 20 * SECOND_US:
         total += gauge.take(10**6)
-        gauge.now_us += 25_000  # a claim now and then: the burst fills up meanwhile
-    assert total >= 0.9 * 20 * 100
+        gauge.now_us += every_us
+    assert total >= share * 20 * 100
     assert gauge.fullest_window <= 100
 
 
 def test_permits_after_more_was_spent_than_there_was_pays_the_debt_first() -> None:
     rule = RateRule(10, 10)
-    unused_us = spent(rule, 0, 0, 5)  # a run of records in doubt is asked about as a whole
-    assert permits(rule, unused_us, 4 * SECOND_US) == 0
-    assert permits(rule, unused_us, 5 * SECOND_US) == 1
+    use = spent(rule, UNUSED, 0, 5)  # a run of records in doubt is asked about as a whole
+    assert permits(rule, use, 5 * SECOND_US) == 0
+    assert permits(rule, use, 6 * SECOND_US) == 1

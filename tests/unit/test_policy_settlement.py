@@ -53,7 +53,7 @@ DOWN = Breaker(state=State.OPEN, reason=Reason.UNREACHABLE.value)
 
 
 def row(lane: int = 1, order: Order = Order.BLOCK, last_seq: int = 3, **given: Any) -> LaneRow:
-    return replace(LaneRow(lane, order.value, 5, NOW_US + 1, last_seq, 0, 0), **given)
+    return LaneRow(lane, order.value, 5, NOW_US + 1, last_seq, 0, 0)._replace(**given)
 
 
 def leased(seq: int, *, in_doubt: bool = False, age_s: float = 10) -> LeasedRecord:
@@ -66,7 +66,7 @@ def report(of: LaneRow, *outcomes: Outcome | Missing, kind: Kind = Kind.SEND, ag
         Attempt(leased(of.done_seq + i, age_s=age_s), kind, outcome, AGO_US, 500)
         for i, outcome in enumerate(outcomes, 1)
     ]
-    return replace(LaneReport(of.id, of.token, attempts), **given)
+    return LaneReport(of.id, of.token, attempts)._replace(**given)
 
 
 def planned(reports: Sequence[LaneReport], rows: Sequence[LaneRow], breaker: Breaker | None = None) -> Plan:
@@ -88,11 +88,12 @@ def one(it: LaneReport, of: LaneRow, breaker: Breaker | None = None) -> tuple[Pl
     return result, lane
 
 
-RETRIED, PARKED, AGAIN = "retried", "parked", "again"
+RETRIED, PARKED, AGAIN, IN_PLACE = "retried", "parked", "again", "in place"
+DUE_US = NOW_US - 20 * SECOND_US
 ENDS: dict[str, tuple[Outcome | None, int, str]] = {  # what ended the lease, how much came into doubt, what follows
-    "nothing": (None, 0, AGAIN),
+    "nothing": (None, 0, IN_PLACE),
     "rejected": (Rejected("INVALID", "no total"), 0, PARKED),
-    "throttled": (Throttled(30), 0, AGAIN),
+    "throttled": (Throttled(30), 0, IN_PLACE),
     "unsent": (Unsent("refused"), 0, RETRIED),
     "unknown": (Unknown("server_error"), 1, RETRIED),
     "interrupted": (Unknown(INTERRUPTED), 1, AGAIN),
@@ -106,9 +107,10 @@ def test_lane_after_an_accepted_prefix_and_each_ending_stands_where_it_should(
     end: str, order: Order, accepted: int
 ) -> None:
     outcome, doubt, follows = ENDS[end]
-    of = row(order=order, attempts=1)
+    of = row(order=order, attempts=1, due_us=DUE_US)
     outcomes = [Accepted()] * accepted + ([outcome] if outcome else [])
-    result, lane = one(report(of, *outcomes, doubt=doubt), of)
+    it = report(of, *outcomes, doubt=doubt)
+    result, lane = one(it, of)
     assert result.delivered == ({order.value: accepted} if accepted else {})
     is_stepped_over = follows == PARKED and order is not Order.BLOCK
     assert lane.done_seq == accepted + is_stepped_over
@@ -116,6 +118,7 @@ def test_lane_after_an_accepted_prefix_and_each_ending_stands_where_it_should(
     attempts_before = 0 if accepted else 1
     expected = {
         AGAIN: (NOW_US, attempts_before),
+        IN_PLACE: (it.attempts[0].record.staged_us if accepted else DUE_US, attempts_before),
         PARKED: (NOW_US, 0),
         RETRIED: (NOW_US + 4 * SECOND_US, attempts_before + doubt),
     }[follows]
@@ -163,7 +166,7 @@ def test_doubt_when_it_is_older_than_the_last_attempt_keeps_its_age() -> None:
 )
 def test_report_when_its_lease_is_no_longer_valid_changes_nothing(changed: dict[str, int]) -> None:
     of = row()
-    result = planned([report(of, Accepted(), Unsent(CREDENTIALS))], [replace(of, **changed)])
+    result = planned([report(of, Accepted(), Unsent(CREDENTIALS))], [of._replace(**changed)])
     assert result == Plan(refused=[of.id])
 
 
@@ -360,7 +363,7 @@ def test_plan_of_any_reports_adds_up_and_oversteps_nothing(
         assert it.done_seq <= of.last_seq
         assert 0 <= it.in_doubt <= of.last_seq - it.done_seq
         assert (it.doubted_us > 0) or not it.in_doubt
-        assert it.due_us >= NOW_US
+        assert it.due_us >= (of.due_us if it.state is LaneState.WAITING else NOW_US)
         assert (it.state is LaneState.HELD) == (lane in parked and parked[lane].holds)
         if it.state is not LaneState.HELD:
             assert (it.state is LaneState.IDLE) == (it.done_seq == of.last_seq)

@@ -395,7 +395,7 @@ async def test_record_that_is_not_there_is_sent_again_unless_its_call_was_lost_a
 ) -> None:
     script = Script(found=[Missing()])
     it = held(1, doubt=1)
-    it.lease = replace(it.lease, attempts=attempts)
+    it.lease = it.lease._replace(attempts=attempts)
     over: list[Run] = []
     await replace(sender(script), moves_on=moves_on).work_off([it], lambda: True, over.append)
     assert script.asked == asked
@@ -424,7 +424,7 @@ async def test_ask_when_a_record_is_not_there_believes_it_the_second_time_and_ne
 ) -> None:
     script = Script(found=[Missing()])
     it = held(1, doubt=1)
-    it.lease = replace(it.lease, miss_age_s=miss_age_s)
+    it.lease = it.lease._replace(miss_age_s=miss_age_s)
     over: list[Run] = []
     assert await sender(script).ask([it], over.append)
     assert script.asked == ["look up 1-1"]

@@ -13,6 +13,7 @@ from tideover.cli.group_board import one_line
 from tideover.cli.printing import NOTHING, amount, cell, line, moment, number, since, span, table
 from tideover.config.units import format_duration
 from tideover.policy.breaker import Reason, State
+from tideover.policy.forecast import Course
 
 if TYPE_CHECKING:
     from tideover.config.models import Hub
@@ -30,6 +31,8 @@ def board(hub: Hub, view: Overview) -> Group:
     if view.groups:
         pieces += [*(one_line(group) for group in view.groups), Text()]
     pieces.append(routes_table(view))
+    if waiting := forecasts(view):
+        pieces += [Text(), *waiting]
     if view.outages:
         pieces += [Text(), line(("latest outages", "bold"), (", measured from the first failed call", DIM))]
         pieces.append(outages_table(hub, view))
@@ -87,6 +90,16 @@ def routes_table(view: Overview) -> Table:
             _goal(r.rpo_target_s),
         )
     return rows
+
+
+def forecasts(view: Overview) -> list[Text]:
+    """A line for each target that something waits for: when that will be delivered, and what it depends on."""
+    styles = {Course.FALLING_BEHIND: WARY, Course.STOPPED: WARY}
+    return [
+        line((found.target, "bold"), ": ", (str(found.forecast), styles.get(found.forecast.course, "")))
+        for found in view.forecasts
+        if found.forecast.course is not Course.IDLE
+    ]
 
 
 def outages_table(hub: Hub, view: Overview) -> Table:

@@ -39,7 +39,7 @@ def next_probe(gate: Gate) -> str:
 def reason(gate: Gate) -> str:
     """Why it may not be called: what the hub made of it, and what the call met."""
     if gate.state is State.CLOSED and gate.is_paused:
-        return "it asked for a pause"
+        return gate.pause or "it asked for a pause"
     return ": ".join(part for part in (gate.reason, in_words(gate.detail)) if part)
 
 

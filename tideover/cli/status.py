@@ -18,6 +18,7 @@ from tideover.errors import HubUnavailable
 
 if TYPE_CHECKING:
     from tideover.config.models import Hub
+    from tideover.hub.forecasting import TargetForecast
     from tideover.hub.overview import OutageFigures, Overview
     from tideover.hub.runtime import Runtime
 
@@ -31,11 +32,11 @@ async def status(
 ) -> None:
     """Show where everything stands.
 
-    Systems with their breakers, routes with what waits, and the latest outages as measured, against the routes'
-    objectives. Reads one snapshot of the hub's database; asks no system and no Prefect.
+    Systems with their breakers, routes with what waits, when that will be delivered, and the latest outages as
+    measured, against the routes' objectives. Reads one snapshot of the hub's database; asks no system and no Prefect.
 
-    JSON: hub, at, systems, groups (as of `tideover failover`), routes and outages; durations are in seconds (`_s`),
-    instants in UTC. With --watch, one document per line.
+    JSON: hub, at, systems, groups (as of `tideover failover`), routes, forecasts (one per target) and outages;
+    durations are in seconds (`_s`), paces in records per second, instants in UTC. With --watch, one document per line.
     """
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import overview
@@ -94,6 +95,7 @@ def as_json(hub: Hub, view: Overview) -> dict[str, object]:
                 "detail": gate.detail,
                 "is_forced": gate.is_forced,
                 "is_paused": gate.is_paused,
+                "pause": gate.pause,
                 "since": stamp(view.since_us.get(name, 0)),
                 "since_s": seconds(since(view.now_us, view.since_us.get(name, 0))),
                 "next_change_s": seconds(gate.wait_s),
@@ -120,7 +122,24 @@ def as_json(hub: Hub, view: Overview) -> dict[str, object]:
             }
             for r in view.routes
         ],
+        "forecasts": [_forecast(f) for f in view.forecasts],
         "outages": [_outage(o) for o in view.outages],
+    }
+
+
+def _forecast(found: TargetForecast) -> dict[str, object]:
+    forecast = found.forecast
+    return {
+        "target": found.target,
+        "course": forecast.course.value,
+        "to_go": forecast.to_go,
+        "gone_per_s": None if forecast.pace.gone is None else round(forecast.pace.gone, 3),
+        "come_per_s": round(forecast.pace.come, 3),
+        "caught_up": stamp(forecast.caught_up_us),
+        "next_try": stamp(forecast.next_try_us),
+        "bound": forecast.bound.value,
+        "why": forecast.why,
+        "text": str(forecast),
     }
 
 

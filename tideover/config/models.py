@@ -45,7 +45,7 @@ class System(Strict):
     timeouts: Timeouts = Timeouts()
     """How long one call may take."""
     limits: Limits = Limits()
-    """What may be asked of the system: by one worker at a time, and with `rate` by all workers together."""
+    """What may be asked of the system, by one worker at a time and by all workers together."""
     breaker: Breaker = Breaker()
     """When the hub stops calling the system."""
 
@@ -229,7 +229,7 @@ class Route(Strict):
     order: Order = Order.BLOCK
     """What a parked record means for later records of the same key. `block`: they wait for it. `skip`: it is stepped
     over. `latest`: as skip, and an undelivered older version gives way to a newer one. `none`: order does not matter;
-    today as skip."""
+    a record waits for no other."""
     priority: Annotated[Annotated[int, Field(ge=1, le=5)] | Expression, BeforeValidator(check_priority)] = 3
     """Whose records go first where a target can't take all at once: from 1 (first) to 5 (last), for all of the route's
     records, or as a JMESPath expression over the source record that gives one of them."""

@@ -76,6 +76,9 @@ def _check_system(hub: Hub, name: str) -> Iterator[Finding]:
         if "{" in description.path:
             what = "has a placeholder, but a listing is about no single record"
             yield Finding((*path, "rest", "streams", stream, "path"), what, "remove it, or use `params`")
+    quota = system.limits.quota
+    if quota is not None and (complaint := check_timezone(quota.timezone)):
+        yield Finding((*path, "limits", "quota", "timezone"), *complaint)
     yield from _check_headers(hub, name)
     yield from _check_calls(hub, name)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tideover.config.expressions import Expression
-from tideover.config.units import Duration, Rate, Size
+from tideover.config.units import Duration, Rates, Share, Size, TimeOfDay
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _OF_RECORD = ("{key}", "{id}")
@@ -162,10 +162,14 @@ class Bulk(Strict):
     """The key under which the body holds the list; without it, the body is the list."""
     results: Expression = "@"
     """Where the answer lists what became of each record."""
-    match: Literal["index", "key"] = "index"
-    """How a result belongs to a record: by its place in the list, or by `result_key`."""
+    match: Literal["index", "key", "id"] = "index"
+    """How a result belongs to a record: by its place, by the business key, or by the idempotency key that was sent in
+    `idempotency_field`."""
     result_key: Expression | None = None
-    """With `match: key`: where a result names the record's business key."""
+    """Where a result names the key or the id. With `match: index`: where it names its place, counted from 0; without
+    it, the list has one result for each record, in their order."""
+    unlisted: Literal["unknown", "accepted"] = "unknown"
+    """What a record without a result of its own means: `accepted` only of a system that lists nothing but failures."""
     ok: Expression = "!(errors || error)"
     """True of a result that means accepted."""
     reference: Expression | None = None
@@ -179,8 +183,11 @@ class Bulk(Strict):
 
     @model_validator(mode="after")
     def _key_has_its_place(self) -> Bulk:
-        if self.match == "key" and self.result_key is None:
-            raise ValueError("`match: key` needs `result_key`; write where a result names the business key")
+        if self.match != "index" and self.result_key is None:
+            what = "business key" if self.match == "key" else "idempotency key"
+            raise ValueError(f"`match: {self.match}` needs `result_key`; write where a result names the {what}")
+        if self.unlisted == "accepted" and self.result_key is None:
+            raise ValueError("`unlisted: accepted` needs `result_key`; write where a failure names its record")
         return self
 
 
@@ -255,6 +262,14 @@ class Operation(Strict):
     void: VoidCall | None = None
     """How to undo an accepted call: cancel a label, refund a payment."""
 
+    @model_validator(mode="after")
+    def _id_is_sent(self) -> Operation:
+        if self.bulk is not None and self.bulk.match == "id" and self.idempotency_field is None:
+            raise ValueError(
+                "`match: id` needs `idempotency_field`; write the field of each record that carries the id"
+            )
+        return self
+
 
 class ErrorRule(Strict):
     """What one kind of answer means here, where it differs from the usual meaning of its status.
@@ -324,13 +339,38 @@ class Timeouts(Strict):
         return self
 
 
+class Quota(Strict):
+    """How many records may be sent to a system from one reset of its provider's counter to the next. Once it is used
+    up, what is left waits for the reset, or goes to another provider of a failover group."""
+
+    records: int = Field(ge=1)
+    """How many, by all workers together."""
+    per: Literal["day", "month"] = "day"
+    """How often it begins anew; a month's reset is on its first day."""
+    resets: TimeOfDay = "00:00"
+    """At what time of that day, as in `06:30`."""
+    timezone: str = "UTC"
+    """The time zone that the reset is in, as in `Europe/Amsterdam`."""
+    reserve: Share = 0.2
+    """The share that is kept for live traffic while there is a backlog: all of it right after the reset, and less and
+    less towards the next one."""
+
+
 class Limits(Strict):
-    """What may be asked of a system: by one worker at a time, and with `rate` by all workers together."""
+    """What may be asked of a system: by one worker at a time (`concurrency`), and by all workers together. All limits
+    hold at once. `rate` and `quota` count records: one for a call with one record, each of those in a bulk call, and
+    one for each look-up, probe and void."""
 
     concurrency: int = Field(default=16, ge=1, le=1000)
-    """Calls in flight at once, from one worker."""
-    rate: Rate | None = None
-    """How many records may be sent to the system per window, by all workers together, such as `200/1m`."""
+    """Calls under way at once, from one worker."""
+    in_flight: int | None = Field(default=None, ge=1, le=10_000)
+    """Calls of deliveries under way at once, from all workers together; they share it fairly. Without it, each worker
+    has its `concurrency`."""
+    rate: Rates | None = None
+    """How many records may be sent to the system per window, by all workers together: `200/1m`, or several, as in
+    `[10/s, 200/1m]`."""
+    quota: Quota | None = None
+    """How many records may be sent to the system per day or month, by all workers together."""
     response: Size = 10_000_000
     """The largest answer that is read, raw or decompressed. A longer one is cut off: unknown for a delivery, an
     error for a source."""

@@ -30,6 +30,7 @@ from tideover.config.units import (
     Duration,
     Share,
     Size,
+    TimeOfDay,
     format_duration,
     format_rate,
     format_share,
@@ -44,6 +45,7 @@ _QUANTITIES: dict[str, tuple[str, Callable[[Any], str]]] = {  # by the pattern o
     get_args(Size)[-1].json_schema["pattern"]: ("size", format_size),
     get_args(Share)[-1].json_schema["pattern"]: ("share", format_share),
     RATE_PATTERN: ("rate", format_rate),
+    get_args(TimeOfDay)[-1].json_schema["pattern"]: ("time of day", str),
 }
 _TEXTS: dict[Any, str] = {  # pydantic's validators are of many callable types
     check_expression: "expression",
@@ -68,7 +70,7 @@ Everything that `hub.yaml` may hold, in reading order. `tideover check` names ev
 * **Keys** that are not listed here are refused, as are duplicate keys, anchors, aliases, tags and merge keys.
 * **Words** are what they look like: only `true` and `false` are truth values; `NO`, `on` and `12:30:00` are text.
 * **Durations** have units: `250ms`, `90s`, `5m`, `1h30m`, `30d`. **Sizes** too: `64kB`, `10MB`, `1GiB`.
-* **Shares** are percentages: `2%`, `0.5%`. **Rates** are calls per window: `5/s`, `20/10s`, `200/1m`, `9000/1d`.
+* **Shares** are percentages: `2%`, `0.5%`. **Rates** are records per window: `5/s`, `20/10s`, `200/1m`, `9000/1d`.
 * **Names** are lower-case letters, digits and single hyphens, at most 60: `orders-to-erp`.
 * **Expressions** are [JMESPath](https://jmespath.org). There is no template engine, and nothing is expanded.
 * **Secrets** belong in Prefect blocks, which are named by type and name: `tideover-bearer/crm`.
@@ -173,7 +175,8 @@ def _text_kind(parts: Iterable[object]) -> str:
 
 def _kind(member: Any, schema: dict[str, Any]) -> str:  # a type's annotation is whatever `typing` makes of it
     if schema.get("pattern") in _QUANTITIES:
-        return _QUANTITIES[schema["pattern"]][0]
+        word = _QUANTITIES[schema["pattern"]][0]
+        return f"{word} or list of {word}s" if "items" in schema else word
     origin, inside = get_origin(member), get_args(member)
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in inside)

@@ -1,4 +1,4 @@
-"""Quantities as people write them: `90s`, `5m`, `30d`; `64kB`, `10MB`; `2%`; `200/1m`. Parsed once, here."""
+"""Quantities as people write them: `90s`, `5m`, `30d`; `64kB`, `10MB`; `2%`; `200/1m`; `06:30`. Parsed once, here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(B|kB|KiB|MB|MiB|GB|GiB)")
 _SHARE_PATTERN = r"^(50(?:\.0{1,4})?|[1-4]?[0-9](?:\.[0-9]{1,4})?)%$"  # over half, a backup would be the preferred one
 RATE_PATTERN = r"^([1-9][0-9]{0,8})/([1-9][0-9]{0,6})?(s|m|h|d)$"
 _MAX_WINDOW_S = 31 * 86400.0
+_MAX_RATES = 10
+_TIME_PATTERN = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 
 def parse_duration(value: object) -> float:
@@ -78,6 +80,34 @@ def parse_rate(value: object) -> Rate:
     raise ValueError("is not a rate; write calls and window, as in 5/s, 20/10s, 200/1m, 5000/1h or 100000/1d")
 
 
+class Rates(tuple[Rate, ...]):
+    """One rate or several, all of which must be kept. In the file a text, or a list of texts."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(parse_rates)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = {"type": "string", "pattern": RATE_PATTERN, "examples": ["200/1m", "5/s"]}
+        several = {"type": "array", "items": one, "minItems": 1, "maxItems": _MAX_RATES}
+        return {"anyOf": [one, several]}
+
+
+def parse_rates(value: object) -> Rates:
+    """Rates, from one or from a list: `200/1m`, `[10/s, 200/1m]`."""
+    if isinstance(value, list | tuple) and not 1 <= len(value) <= _MAX_RATES:
+        raise ValueError(f"holds {len(value)} rates; write one, or a list of up to {_MAX_RATES}")
+    return Rates(parse_rate(rate) for rate in (value if isinstance(value, list | tuple) else [value]))
+
+
+def parse_time(value: object) -> str:
+    """A time of day as it is written: `00:00`, `06:30`, `23:59`."""
+    if isinstance(value, str) and re.fullmatch(_TIME_PATTERN, value.strip()):
+        return value.strip()
+    raise ValueError("is not a time of day; write hours and minutes, as in 00:00 or 06:30")
+
+
 def format_rate(rate: Rate) -> str:
     """The writing of a rate of whole seconds that `parse_rate` reads back: `Rate(200, 60.0)` -> `200/1m`."""
     seconds = int(rate.window_s)
@@ -128,4 +158,9 @@ Share = Annotated[
     float,
     BeforeValidator(parse_share),
     WithJsonSchema({"type": "string", "pattern": _SHARE_PATTERN, "examples": ["2%", "0.5%"]}),
+]
+TimeOfDay = Annotated[
+    str,
+    BeforeValidator(parse_time),
+    WithJsonSchema({"type": "string", "pattern": _TIME_PATTERN, "examples": ["00:00", "06:30"]}),
 ]

@@ -16,20 +16,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from tideover.config.models import Route
 from tideover.errors import AccessError, HubUnavailable
-from tideover.hub.line import DEPTH, Line, Terms
+from tideover.hub.line import Line, Terms
 from tideover.hub.progress import Ending, Episodes, Progress
-from tideover.hub.routing import group_rule, group_wish, rates, shapes
+from tideover.hub.routing import group_rule, group_wish, shapes
 from tideover.hub.runtime import Runtime
+from tideover.hub.sharing import Sharing
+from tideover.hub.turns import Turns
 from tideover.model import CREDENTIALS, SECOND_US, Unsent
 from tideover.policy.breaker import Result, State
+from tideover.policy.depth import DEPTH
 from tideover.policy.failover import Phase
 from tideover.staging.desks import Claim, Mark
 from tideover.staging.store import Claimed
+from tideover.staging.systems import Gate
 
 LEASE_MARGIN_S = 30.0
 POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
+QUOTA_POLL_S = 0.02  # while a limit lets nothing more through for the moment, and calls are under way
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
 LONGEST_REST_S = 30.0
@@ -63,7 +69,8 @@ class Delivery:
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._rt, self._target = rt, target
-        self._routes = dict(sorted(rt.routes_to(target).items(), key=lambda item: _urgency(item[1].priority)))
+        self._routes = rt.routes_to(target)
+        self._turns = Turns({name: _own_priority(route) for name, route in self._routes.items()})
         self._group = target if target in rt.config.groups else ""
         self._linger_s, self._patience_s, self._lease_margin_s = linger_s, patience_s, lease_margin_s
         self._stop = stop or asyncio.Event()
@@ -75,6 +82,7 @@ class Delivery:
         self._claiming: asyncio.Future[Claimed] | None = None
         self._sweeps: dict[tuple[str, frozenset[str]], Sweep] = {}
         self._quota_wait_s = 0.0
+        self._used_up: Mapping[str, Gate] = {}
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
     async def run(self) -> Progress:
@@ -122,13 +130,16 @@ class Delivery:
                 if self._group:
                     await self._put_out(system, error)
                 continue
-            gate = await rt.store.gate(system)
-            self._lines[system] = Line(terms, system, connector, gate, wanted.get(system))
+            gate, is_draining = await rt.store.gate(system), await rt.store.is_undrained(system)
+            shape = wanted.get(system)
+            self._lines[system] = Line(terms, system, connector, gate, shape, is_draining=is_draining)
             self.progress.gates[system] = gate
         if refused is not None and not self._lines:
             raise refused
         self._wishes = {name: group_wish(rt.config, name) for name in self._routes}
-        self._rates = rates(rt.config, list(self._lines))
+        self._limits = rt.limit_rules(self._lines)
+        self._sharing = Sharing(rt, self._lines)
+        await self._sharing.begin()
 
     async def _put_out(self, system: str, error: AccessError) -> None:
         rule = self._rt.breaker_rule(system, has_probe=self._rt.system(system).rest.probe is not None)
@@ -161,7 +172,7 @@ class Delivery:
 
     def _note_progress(self) -> None:
         for line in self._lines.values():
-            self.progress.gates[line.system] = line.gate
+            self.progress.gates[line.system] = self._used_up.get(line.system, line.gate)
         if self.progress.delivered != self._seen_delivered:
             self._seen_delivered = self.progress.delivered
             self._progressed_at = self._rt.monotonic()
@@ -176,10 +187,10 @@ class Delivery:
         return all(line.is_idle for line in self._lines.values())
 
     async def _claim(self) -> bool:
-        """Fill the hands, the most urgent routes first. True when something came in, or is still on its way out."""
+        """Fill the hands, a route at a time in their turns. True when something came in, or is still on its way out."""
         got = False
         self._quota_wait_s = 0.0
-        for name in self._routes:
+        for name in self._turns.order():
             rooms = {system: line.room(name) for system, line in self._lines.items()}
             rooms = {system: room for system, room in rooms.items() if room}
             if rooms and self._is_worth_claiming(name, rooms):
@@ -187,7 +198,10 @@ class Delivery:
         if got:
             return True
         if not self._is_idle:
-            await self._something_stirred()
+            if self._quota_wait_s:
+                await self._rt.sleep(QUOTA_POLL_S)  # whatever stirs, there is no more quota: let some gather
+            else:
+                await self._something_stirred()
             return True
         return False
 
@@ -210,8 +224,9 @@ class Delivery:
             rooms=rooms,
             order=self._routes[name].order,
             depth=DEPTH,
+            longest=min(self._lines[system].longest_run(name) for system in rooms),
             lease_us=int(max(self._lines[system].lease_s for system in rooms) * SECOND_US),
-            rates=self._rates,
+            limits=self._limits,
             group=self._wishes[name],
             after=sweep.mark,
         )
@@ -224,7 +239,10 @@ class Delivery:
             leases = [lease for lease in claimed.leases if lease.system == system]
             if leases:
                 self._lines[system].add(name, leases, began)
+        if claimed.leases:
+            self._turns.serve(name)
         self._quota_wait_s = max(self._quota_wait_s, claimed.quota_wait_s)
+        self._used_up = claimed.used_up
         self._episodes.note(claimed, began)
         return bool(claimed.leases) or claimed.mark is not None
 
@@ -308,6 +326,7 @@ class Delivery:
         while True:
             await self._rt.sleep(TICK_S)
             with suppress(HubUnavailable):  # the claimer meets it too, and decides
+                await self._sharing.renew()
                 await self._tick()
 
     async def _tick(self) -> None:
@@ -336,11 +355,11 @@ class Delivery:
         self._note_progress()
         with suppress(HubUnavailable):
             await self._tick()
+        await self._sharing.end()
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):
                 raise end
 
 
-def _urgency(priority: int | str) -> int:
-    """Routes whose records have priorities of their own come first: each claim takes the most urgent of them."""
-    return priority if isinstance(priority, int) else 1
+def _own_priority(route: Route) -> int | None:
+    return route.priority if isinstance(route.priority, int) else None

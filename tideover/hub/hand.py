@@ -30,6 +30,12 @@ class Hand:
     def count(self, route: str) -> int:
         return len(self._queues[route])
 
+    async def filled(self) -> None:
+        """Wait until there is something to draw."""
+        while not len(self):
+            self._filled.clear()
+            await self._filled.wait()
+
     async def draw(self, size: Callable[[str], int]) -> tuple[str, list[Held]]:
         """The next leases of the route whose turn it is: as many as one of its calls carries."""
         while True:

@@ -57,7 +57,8 @@ async def extract(rt: Runtime, route_name: str, *, limit: int = BATCH_RECORDS) -
     finally:
         await pages.aclose()
     move = None if cursor is None else CursorMove(start, cursor, is_last)
-    return Extract(Batch(route_name, route.source.system, records, broken, move), read, is_last, fault)
+    batch = Batch(route_name, route.source.system, records, broken, move, route.order)
+    return Extract(batch, read, is_last, fault)
 
 
 def sort_out(mapper: Mapper, found: Iterable[JsonObject], records: list[NewRecord], broken: list[Broken]) -> None:
@@ -87,7 +88,8 @@ async def stage_records(rt: Runtime, route_name: str, found: Iterable[JsonObject
     records: list[NewRecord] = []
     broken: list[Broken] = []
     sort_out(mapper, found, records, broken)
-    return await rt.store.stage(Batch(route_name, rt.route(route_name).source.system, records, broken))
+    route = rt.route(route_name)
+    return await rt.store.stage(Batch(route_name, route.source.system, records, broken, order=route.order))
 
 
 def add(one: Staged, other: Staged) -> Staged:

@@ -27,18 +27,21 @@ from tideover.hub.routing import Shape, group_wish
 from tideover.hub.runs import Held, Run, Sender
 from tideover.hub.runtime import Runtime
 from tideover.hub.settler import Counts, Settler
-from tideover.model import NORMAL, SECOND_US, Lease
+from tideover.hub.slots import Slots
+from tideover.model import NORMAL, SECOND_US, Lease, LookUp, Outcome
 from tideover.policy.breaker import State
+from tideover.policy.depth import DEPTH, RunLength
+from tideover.policy.resolve import Step, next_step
 from tideover.staging.desks import Claim
 from tideover.staging.systems import Gate
 
-DEPTH = 10  # records of one lane under one lease
 HAND_LANES = 1_000
 HAND_S = 0.25
 SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
+LONG_PAUSE_S = 5.0  # from here on a system that comes back from a pause gets few calls first, as after an outage
 _PACE_S = 1.0
 
 
@@ -60,19 +63,32 @@ class Terms:
 class Line:
     """Delivers to one system what the claimer puts into its hand."""
 
-    def __init__(self, terms: Terms, system: str, connector: Connector, gate: Gate, shape: Shape | None) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        system: str,
+        connector: Connector,
+        gate: Gate,
+        shape: Shape | None,
+        *,
+        is_draining: bool = False,
+    ) -> None:
+        """`is_draining`: the system is back, and not all of what waited for it meanwhile is delivered."""
         rt = terms.rt
         self.system, self.gate = system, gate
         self.has_looked = False  # since the gate was found shut, somebody has tried whether the system is back
         self._terms, self._rt, self._connector = terms, rt, connector
         self._concurrency = rt.system(system).limits.concurrency
+        self._slots = Slots(self._concurrency, is_restored=is_draining)
         self._is_rated = rt.system(system).limits.rate is not None
         self._call_s = rt.system(system).timeouts.total
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
-        self._busy = self._asking = 0
+        self._asking = 0
         self._pace = Pace()
+        self._run_length = RunLength()
         self._is_open = gate.lets_through
+        self._was_down, self._shut_at = gate.state is not State.CLOSED, -math.inf
         self._shut = asyncio.Event()
         if not self._is_open:
             self._shut.set()
@@ -86,13 +102,22 @@ class Line:
                 rt.monotonic,
                 shape,
                 moves_on=bool(terms.group),
+                heard=self._hear,
             )
             for name, route in terms.routes.items()
         }
         breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
         rules = {name: rt.route_rule(name) for name in terms.routes}
         self._settler = Settler(
-            rt, system, rules, breaker_rule, terms.counts, self.note, group=terms.group, on_settled=terms.stirred.set
+            rt,
+            system,
+            rules,
+            breaker_rule,
+            terms.counts,
+            self.note,
+            group=terms.group,
+            on_settled=terms.stirred.set,
+            pause_s=lambda: connector.pause_s,
         )
         self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
@@ -105,7 +130,27 @@ class Line:
     @property
     def is_idle(self) -> bool:
         """True when nothing is held, under way or unsettled."""
-        return not (len(self._hand) or self._busy or self._asking) and self._settler.is_idle
+        return not (len(self._hand) or self._slots.busy or self._asking) and self._settler.is_idle
+
+    @property
+    def busy(self) -> int:
+        """How many senders have a call under way, or are about to."""
+        return self._slots.busy
+
+    @property
+    def allowed(self) -> int:
+        """How many calls may be under way now."""
+        return self._slots.allowed
+
+    def set_ceiling(self, calls: int) -> None:
+        """Let at most so many calls be under way from now on, and never more than `limits.concurrency`; 0: none, and
+        what is held and not begun goes back. Calls under way end as they are."""
+        before = self._slots.allowed
+        self._slots.cap(calls)
+        if not self._slots.allowed:
+            self._give_back(self._hand.empty())
+        if self._slots.allowed != before:
+            self._terms.stirred.set()
 
     def room(self, route: str) -> int:
         """For how many lanes of a route there is room; 0 while the hand is half full, so that claims are worth it.
@@ -116,19 +161,25 @@ class Line:
         Under a rate limit, which counts what is claimed, there is room only for what is sent at once: what had gathered
         in the hand while the system was slow would go out in one go.
         """
-        if not self._is_open:
+        allowed = self._slots.allowed
+        if not (self._is_open and allowed):
             return 0
         if self._is_rated:
-            return max((self._concurrency - self._busy) * self._size(route) - len(self._hand), 0)
-        least = 2 * self._concurrency * self._size(route)
+            return max((allowed - self._slots.busy) * self._size(route) - len(self._hand), 0)
+        least = 2 * allowed * self._size(route)
         wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
         room = wanted - self._hand.count(route)
         return room if 2 * room >= wanted else 0
 
+    def longest_run(self, route: str) -> int:
+        """How many records of one lane a lease may cover, where there is room for more lanes than wait."""
+        is_short = self._is_rated or next_step(self._senders[route].rule, 0.0) is Step.PARK
+        return DEPTH if is_short else self._run_length.longest
+
     def add(self, route: str, leases: Sequence[Lease], claimed_at: float) -> None:
         """Take leases into the hand; back they go at once where the gate was shut meanwhile."""
         held = [self._hold(lease, claimed_at) for lease in leases]
-        if self._is_open:
+        if self._is_open and self._slots.allowed:
             self._hand.add(route, held)
         else:
             self._give_back(held)
@@ -139,6 +190,7 @@ class Line:
         if gate.lets_through or not self._is_open:
             return
         self.gate, self._is_open, self.has_looked = gate, False, False
+        self._was_down, self._shut_at = gate.state is not State.CLOSED, self._rt.monotonic()
         self._shut.set()
         self._give_back(self._hand.empty())
         self._terms.stirred.set()
@@ -175,23 +227,37 @@ class Line:
         return self._connector.batch_size(self._terms.routes[route].target.operation)
 
     def _is_wanted(self) -> bool:
-        return self._is_open and not self._terms.is_stopped()
+        return self._is_open and not self._slots.is_over and not self._terms.is_stopped()
+
+    def _hear(self, outcomes: Sequence[Outcome | LookUp], began: float, ended: float, records: int) -> None:
+        """A call has ended. One through a shut gate, a probe or a question, says nothing of how many there may be."""
+        if self._is_open:
+            self._slots.hear(outcomes, began, ended, records)
+        if records:
+            self._run_length.note(ended - began)
 
     async def _send_forever(self) -> None:
         while True:
+            if not len(self._hand):
+                await self._hand.filled()
+            if not self._slots.is_free:
+                await self._slots.free()
+                continue  # somebody else may have taken it meanwhile
             route, group = await self._hand.draw(self._size)
             self._pace.add(len(group), self._rt.monotonic())
             if self.room(route):
                 self._terms.stirred.set()  # the next claim comes in while these are on their way
             over: list[Run] = []
-            self._busy += 1
+            self._slots.busy += 1
             try:
                 await self._work_off(self._senders[route], group, over.append)
             finally:
                 for run in over:
                     self._settler.put(run)
-                self._busy -= 1
-            if any(run.met_trouble for run in over):
+                self._slots.busy -= 1
+            if self._is_rated:
+                self._terms.stirred.set()  # there is room again, which nothing in the hand is waiting for
+            if any(run.met_trouble for run in over) or self._connector.pause_s > 0:
                 # The breaker may have opened: know before the next call, or each sender hangs once more.
                 await self._settler.flush()
 
@@ -223,13 +289,16 @@ class Line:
 
     async def _look(self) -> None:
         """Let what is under way end; find out whether the system is back, if it is time and nobody else does."""
-        while self._busy or not self._settler.is_idle:
+        while self._slots.busy or not self._settler.is_idle:
             await self._settler.something_settled()
         gate = await self._rt.store.gate(self.system)
+        self._was_down |= gate.state is not State.CLOSED
         if gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0:
             gate = await self._prober.probe(self._probe_with_a_record, gate)
         self.gate, self._is_open, self.has_looked = gate, gate.lets_through, True
         if self._is_open:
+            if self._was_down or self._rt.monotonic() - self._shut_at >= LONG_PAUSE_S:
+                self._slots.restart()
             self._shut.clear()
         self._terms.stirred.set()
 

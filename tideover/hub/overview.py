@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tideover.hub import standing
+from tideover.hub import forecasting, standing
+from tideover.hub.forecasting import TargetForecast
 from tideover.hub.routing import group_rule
 from tideover.hub.runtime import Runtime
 from tideover.hub.standing import GroupView
@@ -60,6 +61,7 @@ class Overview:
     outages: list[OutageFigures]
     since_us: dict[str, int] = field(default_factory=dict)
     groups: list[GroupView] = field(default_factory=list)
+    forecasts: list[TargetForecast] = field(default_factory=list)
 
     def waiting(self, route: str) -> int:
         """How many records of a route wait."""
@@ -81,10 +83,11 @@ async def overview(rt: Runtime, *, outages: int = 10) -> Overview:
         return Overview(
             now_us=tx.now_us,
             routes=[_route_figures(rt, s, figures, views, tx.now_us) for s in statuses],
-            systems=reports.gates(tx, list(rt.config.systems)),
+            systems=forecasting.gates(rt, tx, list(rt.config.systems)),
             outages=figures,
             since_us={name: _changed_us(tx, name) for name in rt.config.systems},
             groups=list(views.values()),
+            forecasts=forecasting.look(rt, tx),
         )
 
     return await rt.store.report(work)
@@ -161,8 +164,7 @@ async def audit(rt: Runtime) -> list[RouteAudit]:
 async def abandoned(rt: Runtime) -> dict[str, int]:
     """Routes where records wait that this configuration would never deliver, with their number: those of a route that
     it no longer has, and those that may have been sent to a system which is no longer their route's."""
-    books = await audit(rt)
-    left = {a.route: a.waiting for a in books if a.waiting and a.route not in rt.config.routes}
+    left = await rt.store.report(lambda tx: reports.abandoned(tx, list(rt.config.routes)))
     for name, route in rt.config.routes.items():
         systems = rt.config.systems_of(route.target.name)
         pinned = await rt.store.report(lambda tx, n=name, s=systems: reports.pinned_elsewhere(tx, n, s))  # type: ignore[misc]

@@ -54,7 +54,9 @@ class Prober:
         return gate
 
     async def _by_call(self, slot: int) -> Gate:
-        return await self._count(slot, await self._connector.probe())
+        outcome = await self._connector.probe()
+        await self._rt.store.spend(self._system, self._rt.limit_rule(self._system), 1)
+        return await self._count(slot, outcome)
 
     async def _count(self, slot: int, outcome: Outcome) -> Gate:
         result = Result("", 0, outcome, is_probe=True)
@@ -74,6 +76,7 @@ async def probe_system(rt: Runtime, system: str) -> tuple[Outcome, Gate]:
         )
     rule = rt.breaker_rule(system, has_probe=connector.has_probe)
     outcome = await connector.probe()
+    await rt.store.spend(system, rt.limit_rule(system), 1)
     result = Result("", 0, outcome, is_probe=False)
     gate = await rt.store.gate(system)
     if gate.state is State.CLOSED:

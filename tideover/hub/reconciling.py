@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tideover.connectors.port import Connector
 from tideover.errors import AccessError
 from tideover.hub.runtime import Runtime
-from tideover.model import SECOND_US, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
+from tideover.model import REFUSED, SECOND_US, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
 from tideover.policy.breaker import Result
 from tideover.policy.reconcile import Absent, Adopt, Later, Means, Raise, Verdict, Voided, VoidIt, backoff_s
 from tideover.staging.cases import Asked, Case, Undone
@@ -69,6 +69,7 @@ class Reconciler:
         self._lease_s = 2 * call_s + LEASE_MARGIN_S  # a look-up and a void
         self._trouble: tuple[Case, Outcome] | None = None
         self._troubles = 0  # in a row
+        self._calls = 0  # made, and not counted yet
         self._not_before = 0.0
 
     async def work(self, limit: int = CASES) -> Reconciled:
@@ -91,6 +92,8 @@ class Reconciler:
             total = total.plus(await self._work_off(cases[0], claimed_at + self._lease_s))
             if self._trouble is not None:
                 break
+        calls, self._calls = self._calls, 0
+        await self._rt.store.spend(self._system, self._rt.limit_rule(self._system), calls)
         if total.asked:
             await self._tell()
         return replace(total, is_well=self._trouble is None)
@@ -104,6 +107,7 @@ class Reconciler:
             return Reconciled(later=1)
         record = Outgoing(case.record, case.key, b"")
         began = self._rt.monotonic()
+        self._calls += 1
         answer = await self._connector.look_up(operation, record)
         self._note_trouble(case, answer)
         ended = self._rt.monotonic()
@@ -119,6 +123,7 @@ class Reconciler:
         began = self._rt.monotonic()
         if not self._is_in_time(deadline):
             return await self._rt.store.settle_void(case, Undone(Unsent("late", "its lease was nearly over")))
+        self._calls += 1
         outcome = await self._connector.void(operation, record, reference, deadline)
         self._note_trouble(case, outcome)
         took_us = int((self._rt.monotonic() - began) * SECOND_US)
@@ -128,7 +133,8 @@ class Reconciler:
         return self._rt.monotonic() + self._call_s < deadline
 
     def _note_trouble(self, case: Case, answer: LookUp | Outcome) -> None:
-        if isinstance(answer, Throttled | Unsent | Unknown):
+        is_refused = isinstance(answer, Unknown) and answer.code == REFUSED  # it is well, and answers
+        if isinstance(answer, Throttled | Unsent | Unknown) and not is_refused:
             self._trouble = case, answer
 
     async def _tell(self) -> None:

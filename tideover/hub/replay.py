@@ -43,7 +43,7 @@ async def _remap(rt: Runtime, batch: list[Parked]) -> tuple[int, int]:
         mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
         if isinstance(mapped, Broken):
             broken += 1
-        elif await rt.store.restage(parked.id, mapped):
+        elif await rt.store.restage(parked.id, mapped, rt.route(parked.route).order):
             mended += 1
     return mended, broken
 
@@ -65,7 +65,8 @@ async def correct(rt: Runtime, record: str, corrected: JsonObject) -> None:
     if not found:
         raise Refused(f"no open parked record has the id {record}")
     payload = orjson.dumps(corrected, option=orjson.OPT_SORT_KEYS)
-    if not await rt.store.restage(found[0].id, NewRecord(found[0].key, payload)):
+    order = rt.route(found[0].route).order
+    if not await rt.store.restage(found[0].id, NewRecord(found[0].key, payload), order):
         raise Refused(f"record {record} was settled by somebody else meanwhile")
 
 

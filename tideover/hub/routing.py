@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jmespath
 import orjson
 
+from tideover.config.evaluation import Evaluate, evaluator
 from tideover.config.models import Group, Hub, Provider
 from tideover.errors import MappingError
 from tideover.hub.mapping import encode, transform_of
 from tideover.model import Resolve
 from tideover.policy.failover import FailbackRule, GroupRule
-from tideover.policy.quota import RateRule
 from tideover.staging.desks import Eligible, GroupWish
 
 Shape = Callable[[bytes], bytes]  # the staged record's JSON as one provider wants it; raises `MappingError`
@@ -56,7 +55,7 @@ def group_wish(hub: Hub, route_name: str) -> GroupWish | None:
 def eligibility(group: Group) -> Eligible | None:
     """Which providers take a record; None where all of them take all. A condition that can't be evaluated for a record,
     such as a comparison of a text with a number, is not met by it."""
-    conditions = [(p.system, jmespath.compile(p.when) if p.when is not None else None) for p in group.providers]
+    conditions = [(p.system, evaluator(p.when) if p.when is not None else None) for p in group.providers]
     if all(condition is None for _, condition in conditions):
         return None
 
@@ -67,9 +66,9 @@ def eligibility(group: Group) -> Eligible | None:
     return eligible
 
 
-def _is_met(condition: jmespath.parser.ParsedResult, record: object) -> bool:
+def _is_met(condition: Evaluate, record: object) -> bool:
     try:
-        return bool(condition.search(record))
+        return bool(condition(record))
     except Exception:  # noqa: BLE001 - JMESPath passes on what Python says of a comparison: one record must stop nothing
         return False
 
@@ -105,9 +104,3 @@ def shapes(hub: Hub, target: str, folder: Path) -> Mapping[str, Shape]:
         return {}
     found = {provider.system: shape_for(provider, folder) for provider in hub.groups[target].providers}
     return {system: shape for system, shape in found.items() if shape is not None}
-
-
-def rates(hub: Hub, systems: Sequence[str]) -> Mapping[str, RateRule]:
-    """The rate limits of these systems, of those that have one."""
-    limits = {name: hub.systems[name].limits.rate for name in systems}
-    return {name: RateRule(rate.calls, rate.window_s) for name, rate in limits.items() if rate is not None}

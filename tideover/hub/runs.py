@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from tideover.connectors.port import Connector
 from tideover.errors import MappingError
@@ -15,6 +16,7 @@ from tideover.model import (
     Found,
     Lease,
     LeasedRecord,
+    LookUp,
     Missing,
     Outcome,
     Outgoing,
@@ -36,44 +38,53 @@ class Held:
     is_probe: bool = False
 
 
-@dataclass(slots=True)
+class Call(NamedTuple):
+    """One call about one record; `began` and `ended` are monotonic."""
+
+    record: LeasedRecord
+    kind: Kind
+    outcome: Outcome | Missing
+    began: float
+    ended: float
+
+
 class Run:
-    """One lease being worked off."""
+    """One lease being worked off. `head`: the record that is next; None once the run is over."""
 
-    held: Held
-    at: int = 0
-    attempts: list[tuple[Attempt, float]] = field(default_factory=list)  # with when it began, monotonic
-    is_cleared: bool = False  # the head's doubt is resolved: it was not there
-    body: bytes = b""  # the head as its system wants it
-    is_over: bool = False
-    verdict: Defer | Park | None = None
+    __slots__ = ("at", "body", "calls", "head", "held", "is_cleared", "verdict")
 
-    @property
-    def head(self) -> LeasedRecord | None:
-        records = self.held.lease.records
-        return records[self.at] if not self.is_over and self.at < len(records) else None
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.at = 0
+        self.head = held.lease.records[0] if held.lease.records else None
+        self.calls: list[Call] = []
+        self.is_cleared = False  # the head's doubt is resolved: it was not there
+        self.body = b""  # the head as its system wants it
+        self.verdict: Defer | Park | None = None
 
     @property
     def met_trouble(self) -> bool:
         """True where the last call says something about the system rather than the record."""
-        return bool(self.attempts) and isinstance(self.attempts[-1][0].outcome, Throttled | Unsent | Unknown)
+        return bool(self.calls) and isinstance(self.calls[-1].outcome, Throttled | Unsent | Unknown)
 
     @property
     def first_accepted_at(self) -> float:
         """When the first of its records was accepted, monotonic; 0 while none is."""
-        ends = (began + a.took_us / SECOND_US for a, began in self.attempts if isinstance(a.outcome, Accepted))
-        return next(ends, 0.0)
+        return next((call.ended for call in self.calls if isinstance(call.outcome, Accepted)), 0.0)
+
+    def end(self, verdict: Defer | Park | None = None) -> None:
+        self.head, self.verdict = None, verdict
 
     def note(self, kind: Kind, outcome: Outcome | Missing, began: float, ended: float) -> None:
-        """Add an attempt on the head; go on to the next record if it was accepted, else end the run."""
-        head = self.held.lease.records[self.at]
-        took_us = int((ended - began) * SECOND_US)
-        self.attempts.append((Attempt(head, kind, outcome, 0, took_us), began))
+        """Add a call about the head; go on to the next record if it was accepted, else end the run."""
+        records = self.held.lease.records
+        self.calls.append(Call(records[self.at], kind, outcome, began, ended))
         if isinstance(outcome, Accepted):
             self.at += 1
+            self.head = records[self.at] if self.at < len(records) else None
             self.is_cleared = False
         elif not isinstance(outcome, Missing):
-            self.is_over = True
+            self.end()
 
     def report(self, now: float) -> LaneReport:
         """What to settle. A record that was in doubt and not resolved stays in doubt."""
@@ -84,14 +95,14 @@ class Run:
             if not record.in_doubt or (index == 0 and self.is_cleared):
                 break
             doubt += 1
-        last = self.attempts[-1][0] if self.attempts else None
+        last = self.calls[-1] if self.calls else None
         is_new_doubt = last is not None and last.kind is Kind.SEND and isinstance(last.outcome, Unknown)
         doubted_us = lease.doubted_us if doubt else 0
         if is_new_doubt and not doubt:
             doubt = 1
         attempts = [
-            Attempt(a.record, a.kind, a.outcome, int((now - began) * SECOND_US), a.took_us)
-            for a, began in self.attempts
+            Attempt(record, kind, outcome, int((now - began) * SECOND_US), int((ended - began) * SECOND_US))
+            for record, kind, outcome, began, ended in self.calls
         ]
         return LaneReport(
             lease.lane,
@@ -102,6 +113,7 @@ class Run:
             self.verdict,
             is_probe=self.held.is_probe,
             is_canary=lease.is_canary,
+            counted=lease.counted,
         )
 
 
@@ -116,6 +128,9 @@ class Sender:
     monotonic: Callable[[], float]
     shape: Shape | None = None  # None: the system takes records as they are staged
     moves_on: bool = False  # a record whose call was lost, and is not there, is for another provider to try
+    # Told of each call that was answered or failed: its outcomes, when it began and ended (monotonic), and how many
+    # records it carried; 0 of a look-up.
+    heard: Callable[[Sequence[Outcome | LookUp], float, float, int], None] = lambda *_: None
 
     async def ask(self, group: Sequence[Held], done: Callable[[Run], None]) -> bool:
         """Only ask what became of what the leases hold, one by one; for a system that may get nothing. False as soon
@@ -170,6 +185,7 @@ class Sender:
                 run.note(Kind.SEND, Unknown(INTERRUPTED, "the worker was stopped"), began, self.monotonic())
             raise
         ended = self.monotonic()
+        self.heard(outcomes, began, ended, len(batch))
         for run, outcome in answered:
             run.note(Kind.SEND, outcome, began, ended)
 
@@ -178,35 +194,34 @@ class Sender:
         for run in runs:
             while (head := run.head) is not None and (head.fault or (head.in_doubt and not run.is_cleared)):
                 if head.fault:
-                    _end(run, Park(head, head.fault_code, head.fault))
+                    run.end(Park(head, head.fault_code, head.fault))
                     break
                 age_s = run.held.lease.doubt_age_s + self.monotonic() - run.held.claimed_at
                 step = Step.LOOK_UP if asks_only else next_step(self.rule, age_s)
                 if step is Step.RESEND:
                     break
                 if step is Step.PARK:
-                    _end(run, Park(head, "unresolved", "the provider may have processed it and can't be asked"))
+                    run.end(Park(head, "unresolved", "the provider may have processed it and can't be asked"))
                     break
                 if not (is_wanted() and self._is_in_time(run)):
-                    run.is_over = True
+                    run.end()
                     break
                 await self._look_up(run, head, age_s, is_trusted=not asks_only)
-            self._shape(run)
+            if run.head is not None:
+                self._shape(run, run.head)
 
-    def _shape(self, run: Run) -> None:
+    def _shape(self, run: Run, head: LeasedRecord) -> None:
         """Give the head the form that its system wants; one that has none there is parked, not sent."""
-        head = run.head
-        if head is None:
-            return
         try:
             run.body = self.shape(head.payload) if self.shape else head.payload
         except MappingError as error:
-            _end(run, Park(head, "mapping", str(error)))
+            run.end(Park(head, "mapping", str(error)))
 
     async def _look_up(self, run: Run, head: LeasedRecord, age_s: float, *, is_trusted: bool) -> None:
         began = self.monotonic()
         answer = await self.connector.look_up(self.operation, Outgoing(head.id, head.key, head.payload))
         ended = self.monotonic()
+        self.heard((answer,), began, ended, 0)
         match answer:
             case Found(reference=reference):
                 run.note(Kind.LOOK_UP, Accepted(reference), began, ended)
@@ -214,10 +229,11 @@ class Sender:
                 run.note(Kind.LOOK_UP, answer, began, ended)
                 if self._is_final(run, age_s, is_trusted=is_trusted):
                     run.is_cleared = True
-                    run.is_over = self.moves_on and run.held.lease.attempts > 0
+                    if self.moves_on and run.held.lease.attempts > 0:
+                        run.end()
                 else:
                     is_too_young = not is_miss_final(self.rule, age_s)
-                    _end(run, Defer(self.rule.settle_s - age_s if is_too_young else self.rule.settle_s))
+                    run.end(Defer(self.rule.settle_s - age_s if is_too_young else self.rule.settle_s))
             case Throttled() | Unsent() | Unknown():
                 run.note(Kind.LOOK_UP, answer, began, ended)
 
@@ -228,8 +244,3 @@ class Sender:
         if missed_s is not None:
             missed_s += self.monotonic() - run.held.claimed_at
         return is_second_miss_final(self.rule, age_s, missed_s)
-
-
-def _end(run: Run, verdict: Defer | Park) -> None:
-    run.verdict = verdict
-    run.is_over = True

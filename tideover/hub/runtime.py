@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from tideover.errors import Refused
 from tideover.hub.mapping import Mapper
 from tideover.model import Resolve
 from tideover.policy.breaker import BreakerRule
+from tideover.policy.quota import BudgetRule, LimitRule, RateRule
 from tideover.policy.resolve import ResolveRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import RouteRule
@@ -102,6 +104,23 @@ class Runtime:
             max_open_s=longest,
             successes=settings.successes,
         )
+
+    def limit_rule(self, system: str) -> LimitRule | None:
+        """What all workers together may send to a system; None where nothing limits it."""
+        limits = self.system(system).limits
+        if limits.rate is None and limits.quota is None:
+            return None
+        rates = tuple(RateRule(rate.calls, rate.window_s) for rate in limits.rate or ())
+        quota = limits.quota
+        if quota is None:
+            return LimitRule(rates)
+        resets = datetime.time.fromisoformat(quota.resets)
+        return LimitRule(rates, BudgetRule(quota.records, quota.per, resets, quota.timezone, quota.reserve))
+
+    def limit_rules(self, systems: Iterable[str]) -> dict[str, LimitRule]:
+        """Those of the systems that have any."""
+        found = {name: self.limit_rule(name) for name in systems}
+        return {name: rule for name, rule in found.items() if rule is not None}
 
     def route_rule(self, name: str) -> RouteRule:
         route = self.route(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from tideover.errors import HubUnavailable
@@ -11,11 +12,13 @@ from tideover.hub.runs import Run
 from tideover.hub.runtime import Runtime
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.settlement import RouteRule
-from tideover.staging.settle import Settlement
+from tideover.staging.settle import Settled, Settlement
 from tideover.staging.systems import Gate
 
 BATCH = 500
 GATHER_S = 0.02
+CROWD = 8  # where at least so many come within `GATHER_S`, it waits for more: a commit costs as much as many of them
+LONGEST_GATHER_S = 0.1
 RETRY_S = 0.5
 
 
@@ -45,8 +48,11 @@ class Settler:
         *,
         group: str = "",
         on_settled: Callable[[], None] = lambda: None,
+        pause_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`on_settled` is called whenever a batch is written. `group`: the failover group of the delivery, if any."""
+        """`on_settled` is called whenever a batch is written. `group`: the failover group of the delivery, if any.
+        `pause_s`: for how long the system may not be called, by what its answers said of its quota."""
+        self._pause_s = pause_s
         self._group, self._on_settled = group, on_settled
         self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
         self._counts, self._on_gate = counts, on_gate
@@ -79,10 +85,19 @@ class Settler:
         """Write what comes, until cancelled."""
         while True:
             await self._came.wait()
-            if len(self._runs) < BATCH:
-                await asyncio.sleep(GATHER_S)
+            await self._gather()
             self._came.clear()
             await self.flush()
+
+    async def _gather(self) -> None:
+        """Wait for company, as long as much comes."""
+        for _ in range(round(LONGEST_GATHER_S / GATHER_S)):
+            before = len(self._runs)
+            if before >= BATCH:
+                return
+            await asyncio.sleep(GATHER_S)
+            if len(self._runs) < before + CROWD:
+                return
 
     async def flush(self) -> None:
         """Write everything put in so far. While the database is away, keep what was learnt for as long as its leases
@@ -106,20 +121,36 @@ class Settler:
         while True:
             now = self._rt.monotonic()
             reports = [run.report(now) for run in batch]
-            settlement = Settlement(self._system, reports, self._rules, self._breaker_rule, self._group)
+            settlement = Settlement(
+                self._system,
+                reports,
+                self._rules,
+                self._breaker_rule,
+                self._group,
+                limits=self._rt.limit_rule(self._system),
+                pause_s=self._pause_s(),
+            )
+            settling = asyncio.ensure_future(self._rt.store.settle(settlement))
             try:
-                settled = await self._rt.store.settle(settlement)
+                self._count(batch, await asyncio.shield(settling))
+                return
             except HubUnavailable:
                 if self._rt.monotonic() >= last_call:
                     raise
                 await self._rt.sleep(RETRY_S)
-                continue
-            self._counts.delivered += settled.delivered
-            self._counts.parked += settled.parked
-            self._counts.refused += len(settled.refused)
-            refused = set(settled.refused)
-            for run in batch:
-                if run.at and run.held.lease.lane not in refused:
-                    self._counts.accepted(self._system, run)
-            self._on_gate(settled.gate)
-            return
+            except asyncio.CancelledError:
+                # It ends all the same, and what it wrote is counted now: written again, it would count for nothing.
+                with suppress(HubUnavailable):
+                    self._count(batch, await settling)
+                    batch.clear()
+                raise
+
+    def _count(self, batch: Sequence[Run], settled: Settled) -> None:
+        self._counts.delivered += settled.delivered
+        self._counts.parked += settled.parked
+        self._counts.refused += len(settled.refused)
+        refused = set(settled.refused)
+        for run in batch:
+            if run.at and run.held.lease.lane not in refused:
+                self._counts.accepted(self._system, run)
+        self._on_gate(settled.gate)

@@ -22,7 +22,7 @@ from tideover.policy.failover import (
     dwell_s,
 )
 from tideover.policy.failover import share as trusted_share
-from tideover.staging import groups, reconciliation, reports, systems
+from tideover.staging import groups, ledger, reconciliation, reports, systems
 from tideover.staging.database import Transaction
 from tideover.staging.groups import TurnRow
 from tideover.staging.systems import Gate
@@ -144,7 +144,7 @@ def look(tx: Transaction, name: str, rule: GroupRule, routes: Sequence[str], *, 
         turns=[_figures(turn) for turn in turns],
         recoveries=recoveries(turns, is_pinned=_began_pinned(turns, state.pin)),
         live_share=rule.live_share,
-        waiting=reports.waiting(tx, routes),
+        waiting=ledger.waiting(tx, routes),
         now_us=tx.now_us,
     )
 

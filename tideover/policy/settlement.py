@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from tideover.model import (
     INTERRUPTED,
@@ -22,6 +23,7 @@ from tideover.model import (
     Throttled,
     Unknown,
     Unsent,
+    lane_id,
 )
 from tideover.policy.breaker import Action, Breaker, BreakerRule, Reason, Result, State, step
 from tideover.policy.retry import RetryRule, ask_again_s, reason_to_give_up, wait_s
@@ -41,8 +43,7 @@ class Kind(enum.StrEnum):
     VOID = "void"  # undoing at one provider what another one has as well
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One call for one record. `ago_us`: how long before the report it began; `took_us`: how long it lasted."""
 
     record: LeasedRecord
@@ -68,13 +69,12 @@ class Park:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class LaneReport:
+class LaneReport(NamedTuple):
     """What a worker did with one lease.
 
     `attempts` in order: all but the last sent record were accepted. `doubt`: how many records, from the first one not
     accepted on, may have been processed by the provider; `doubted_us`: since when, on the database's clock, or 0 for
-    the last attempt's beginning.
+    the last attempt's beginning. `counted`: how many records the claim took from the system's limits.
     """
 
     lane: int
@@ -85,10 +85,10 @@ class LaneReport:
     verdict: Defer | Park | None = None
     is_probe: bool = False
     is_canary: bool = False
+    counted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LaneRow:
+class LaneRow(NamedTuple):
     """A lane as the database has it, locked."""
 
     id: int
@@ -99,6 +99,7 @@ class LaneRow:
     done_seq: int
     attempts: int
     avoid: str = ""
+    due_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,7 @@ class RouteRule:
     has_alternatives: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LanePlan:
+class LanePlan(NamedTuple):
     """A lane's new values; the lease is given back with them."""
 
     id: int
@@ -144,7 +144,10 @@ class Plan:
     refused: list[int] = field(default_factory=list)
     breaker: Breaker = field(default_factory=Breaker)
     actions: list[Action] = field(default_factory=list)
-    pause_s: float = 0.0
+    pause_s: float = 0.0  # as the system asked
+    guess_s: float = 0.0  # where it did not say how long
+    extra_calls: int = 0  # more than what the claims took from the system's limits
+    unmade_calls: int = 0  # fewer
     canaries: list[bool | None] = field(default_factory=list)  # good, bad, or nothing to judge by
 
 
@@ -176,8 +179,11 @@ def plan(
     # The breaker first: whether a rejection is the record's fault shows only in what the others met.
     for row, report in valid:
         for attempt in report.attempts:
-            _tell_breaker(result, row, report, attempt, breaker_rule, now_us, spread)
+            subject = _subject(row, attempt, rules[row.route].order)
+            _tell_breaker(result, row, subject, report, attempt, breaker_rule, now_us, spread)
     for row, report in valid:
+        result.extra_calls += max(len(report.attempts) - report.counted, 0)
+        result.unmade_calls += max(report.counted - len(report.attempts), 0)
         _settle_lane(result, row, report, system, rules[row.route], now_us, spread)
         if report.is_canary:
             result.canaries.append(_canary(report, result.breaker))
@@ -200,9 +206,17 @@ def _canary(report: LaneReport, breaker: Breaker) -> bool | None:
     return None
 
 
+def _subject(row: LaneRow, attempt: Attempt, order: Order) -> int:
+    """The lane that the breaker counts an outcome for: the key's, also where its records have lanes of their own."""
+    if order is not Order.NONE or isinstance(attempt.outcome, Accepted | Missing):
+        return row.id
+    return lane_id(row.route, attempt.record.key)
+
+
 def _tell_breaker(
     result: Plan,
     row: LaneRow,
+    subject: int,
     report: LaneReport,
     attempt: Attempt,
     rule: BreakerRule,
@@ -210,13 +224,17 @@ def _tell_breaker(
     spread: Callable[[], float],
 ) -> None:
     outcome = attempt.outcome
+    if isinstance(outcome, Accepted) and result.breaker.is_clean and not report.is_probe:
+        return  # by far the most
     if isinstance(outcome, Missing):
         outcome = Accepted()  # the system answered
     if attempt.kind is Kind.LOOK_UP and isinstance(outcome, Accepted) and not report.is_probe:
         return  # it reads; whether it books, only a booking tells
-    if isinstance(outcome, Throttled):
+    if isinstance(outcome, Throttled) and outcome.is_asked:
         result.pause_s = max(result.pause_s, outcome.delay_s)
-    event = Result(row.route, row.id, outcome, report.is_probe)
+    elif isinstance(outcome, Throttled):
+        result.guess_s = max(result.guess_s, outcome.delay_s)
+    event = Result(row.route, subject, outcome, report.is_probe)
     before = result.breaker
     result.breaker, actions = step(before, event, now_us, rule, spread())
     if result.breaker.first_failure_us == now_us != before.first_failure_us:
@@ -252,16 +270,24 @@ def _settle_lane(
     last = report.attempts[-1] if report.attempts else None
     match report.verdict:
         case Defer(delay_s=delay_s):
-            result.lanes.append(replace(released, due_us=now_us + int(delay_s * SECOND_US)))
+            result.lanes.append(released._replace(due_us=now_us + int(delay_s * SECOND_US)))
         case Park(record=record, code=code, detail=detail):
             _park(result, row, released, rule, record, code, detail, in_doubt=report.doubt > 0)
         case None if last is None or isinstance(last.outcome, Accepted | Throttled):
-            result.lanes.append(released)
+            is_idle = released.state is LaneState.IDLE
+            result.lanes.append(released if is_idle else released._replace(due_us=_place_us(report, row)))
         case None if isinstance(last.outcome, Missing):
             has_failed_here = rule.has_alternatives and row.attempts > 0 and not report.doubt
-            result.lanes.append(replace(released, avoid=system) if has_failed_here else released)
+            result.lanes.append(released._replace(avoid=system) if has_failed_here else released)
         case None:
             _settle_failure(result, row, released, system, rule, last, now_us, spread)
+
+
+def _place_us(report: LaneReport, row: LaneRow) -> int:
+    """When a lane with more records is due: it keeps its place until something of it is delivered, and then stands
+    where the age of its records puts it. So the rest of a backlog never passes for live traffic."""
+    accepted = [a.record.staged_us for a in report.attempts if isinstance(a.outcome, Accepted)]
+    return max(row.due_us, *accepted) if accepted else row.due_us
 
 
 def _doubted_us(report: LaneReport, now_us: int) -> int:
@@ -294,7 +320,7 @@ def _settle_failure(
         result.lanes.append(released)
         return
     if rule.has_alternatives and isinstance(outcome, Unsent) and not in_doubt and not released.avoid:
-        result.lanes.append(replace(released, avoid=system))
+        result.lanes.append(released._replace(avoid=system))
         return
     age_s = (now_us - record.staged_us) / SECOND_US
     is_system_down = result.breaker.state is not State.CLOSED
@@ -309,7 +335,7 @@ def _settle_failure(
     else:
         delay_s = wait_s(rule.retry, attempts, spread())
     avoid = system if isinstance(outcome, Unsent) and not in_doubt else released.avoid
-    result.lanes.append(replace(released, attempts=attempts, avoid=avoid, due_us=now_us + int(delay_s * SECOND_US)))
+    result.lanes.append(released._replace(attempts=attempts, avoid=avoid, due_us=now_us + int(delay_s * SECOND_US)))
 
 
 def is_contract_storm(breaker: Breaker, route: str, code: str) -> bool:
@@ -332,10 +358,10 @@ def _park(
     holds = rule.order is Order.BLOCK
     result.parked.append(ParkPlan(record, row.id, row.route, code, detail, in_doubt, holds))
     if holds:
-        settled = replace(released, state=LaneState.HELD, attempts=0, avoid="")
+        settled = released._replace(state=LaneState.HELD, attempts=0, avoid="")
     else:
         done_seq = released.done_seq + 1
         state = LaneState.WAITING if done_seq < row.last_seq else LaneState.IDLE
         rest = max(released.in_doubt - 1, 0)
-        settled = replace(released, done_seq=done_seq, state=state, attempts=0, avoid="", in_doubt=rest)
+        settled = released._replace(done_seq=done_seq, state=state, attempts=0, avoid="", in_doubt=rest)
     result.lanes.append(settled)

@@ -72,6 +72,10 @@ class Database(Protocol):
         """Run a schema change on a connection of its own, in one transaction."""
         ...
 
+    async def vacuum(self, table: str) -> None:
+        """Let the room of a table's removed and rewritten rows be used again; does nothing where that is so anyway."""
+        ...
+
     @property
     def wakeups(self) -> Wakeups:
         """Who wants to hear that records were staged."""
@@ -112,10 +116,10 @@ class SqliteDatabase:
         self.wakeups = Wakeups()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tideover-sqlite-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="tideover-sqlite-reader")
-        self._write_engine = self._engine("BEGIN IMMEDIATE")
-        self._read_engine = self._engine("BEGIN")
+        self._write_engine = self._engine("BEGIN IMMEDIATE", cache_kib=32_768)
+        self._read_engine = self._engine("BEGIN", cache_kib=8_192)
 
-    def _engine(self, begin: str) -> Engine:
+    def _engine(self, begin: str, *, cache_kib: int) -> Engine:
         engine = create_engine(
             self.url,
             poolclass=StaticPool,
@@ -130,7 +134,7 @@ class SqliteDatabase:
             _enter_wal(connection)
             connection.execute("pragma synchronous = full")
             connection.execute("pragma busy_timeout = 30000")
-            connection.execute("pragma cache_size = -65536")
+            connection.execute(f"pragma cache_size = -{cache_kib}")
 
         @event.listens_for(engine, "begin")
         def _begin(conn: Connection) -> None:
@@ -159,6 +163,9 @@ class SqliteDatabase:
 
         with _translated():
             await asyncio.get_running_loop().run_in_executor(self._writer, run)
+
+    async def vacuum(self, table: str) -> None:
+        pass
 
     async def close(self) -> None:
         await self.wakeups.close()
@@ -222,6 +229,13 @@ class PostgresDatabase:
         with _translated():
             async with self._engine.begin() as conn:
                 await conn.run_sync(work)
+
+    async def vacuum(self, table: str) -> None:
+        # Without truncation, which would lock the table.
+        with _translated():
+            async with self._engine.connect() as conn:
+                alone = await conn.execution_options(isolation_level="AUTOCOMMIT")
+                await alone.exec_driver_sql(f"vacuum (analyze, truncate off) {table}")
 
     async def close(self) -> None:
         await self.wakeups.close()

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tideover.model import SECOND_US, LeasedRecord, Order
 from tideover.policy.choice import Send, Wait, Want, choose, draw_of
 from tideover.policy.failover import GroupRule, canary_began, may_have_canary
-from tideover.policy.quota import RateRule
+from tideover.policy.quota import LimitRule
 from tideover.staging import groups, reconciliation
 from tideover.staging.database import Transaction
-from tideover.staging.quotas import Quotas
+from tideover.staging.quotas import Quotas, UsedUp
+from tideover.staging.rooms import Rooms, live_since_us
 from tideover.staging.systems import SystemRow
 
 NOBODY = "no_provider"  # the code under which a record is parked that no provider takes
@@ -43,10 +44,11 @@ class GroupWish:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker asks for: lanes of a route, up to `depth` records of each, for `lease_us`.
+    """What a worker asks for: lanes of a route, up to `depth` records of each, for `lease_us`; up to `longest` where
+    there is room for more lanes than are due.
 
-    `rooms`: how many lanes each of the target's systems may get; one that must get none is not there. `after`: where
-    the last claim stopped looking.
+    `rooms`: how many lanes each of the target's systems may get; one that must get none is not there. `limits`: of
+    those systems that have any. `after`: where the last claim stopped looking.
     """
 
     route: str
@@ -54,9 +56,10 @@ class Claim:
     order: Order
     depth: int
     lease_us: int
-    rates: Mapping[str, RateRule] = field(default_factory=dict)
+    limits: Mapping[str, LimitRule] = field(default_factory=dict)
     group: GroupWish | None = None
     after: Mark | None = None
+    longest: int = 0
 
 
 @dataclass(slots=True)
@@ -74,16 +77,18 @@ class Head:
     due_us: int
     system: str
     avoid: str
+    run: int = 0  # how many of its records may be leased
     records: list[LeasedRecord] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
-    """The lane goes to a system, with so many of its records. `from_system`: what may be there is sent elsewhere."""
+class Take(NamedTuple):
+    """The lane goes to a system, with so many of its records. `from_system`: what may be there is sent elsewhere.
+    `counted`: how many records were taken from the system's limits for it."""
 
     head: Head
     system: str
     depth: int
+    counted: int = 0
     is_backup: bool = False
     is_canary: bool = False
     from_system: str = ""
@@ -118,6 +123,15 @@ class Desk(Protocol):
         """How many more lanes can be given away."""
         ...
 
+    @property
+    def live_since_us(self) -> int | None:
+        """Lanes that became due after it are live traffic and go before the backlog; None while there is none."""
+        ...
+
+    def set_aside(self, is_on: bool) -> None:
+        """Keep the backlog's share back while live traffic is looked for."""
+        ...
+
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         """Look up what the decisions on these lanes need."""
         ...
@@ -129,38 +143,55 @@ class Desk(Protocol):
         ...
 
 
-class SingleDesk:
-    """One system gets everything, as far as it has room. `is_ready` is False where its breaker or a pause forbids."""
+class RoomyDesk:
+    """What the desks of ordinary claims have in common: they give away what their systems have room for."""
 
-    def __init__(self, system: str, room: int, depth: int, quotas: Quotas) -> None:
-        self._system, self._room, self._depth, self._quotas = system, room, depth, quotas
-
-    @property
-    def ready(self) -> Sequence[str]:
-        return [self._system] if self._room else []
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self.set_aside = rooms.set_aside
 
     @property
     def room(self) -> int:
-        return min(self._room, self._quotas.left(self._system, self._room))
+        return self._rooms.total
+
+    @property
+    def live_since_us(self) -> int | None:
+        return self._rooms.live_since_us
+
+    @property
+    def ready(self) -> Sequence[str]:
+        return self._rooms.open
 
     @property
     def quota_wait_s(self) -> float:
-        return self._quotas.wait_s
+        return self._rooms.wait_s
+
+    @property
+    def used_up(self) -> Mapping[str, UsedUp]:
+        return self._rooms.used_up
+
+
+class SingleDesk(RoomyDesk):
+    """One system gets everything, as far as it has room: none where its breaker or a pause forbids."""
+
+    def __init__(self, system: str, rooms: Rooms) -> None:
+        super().__init__(rooms)
+        self._system = system
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         pass
 
     def decide(self, head: Head) -> Decision:
-        depth = self._quotas.left(self._system, min(self._depth, head.last_seq - head.done_seq))
-        if not self._room or not depth:
+        is_live = self._rooms.is_live(head.due_us)
+        if not self._rooms.lanes(self._system, is_live=is_live):
             return Skip()
+        depth = self._rooms.records(self._system, min(head.run, head.last_seq - head.done_seq), is_live=is_live)
         depth = head.in_doubt or depth
-        self._room -= 1
-        self._quotas.spend(self._system, depth)
-        return Take(head, self._system, depth)
+        self._rooms.take(self._system, depth)
+        return Take(head, self._system, depth, depth)
 
     def close(self, tx: Transaction) -> None:
-        self._quotas.write(tx)
+        self._rooms.close(tx)
 
 
 class ProbeDesk:
@@ -169,6 +200,7 @@ class ProbeDesk:
     def __init__(self, system: str, wish: GroupWish | None, pinned_to: str = "") -> None:
         is_for_others = pinned_to not in ("", system)
         self._system, self._wish, self._room = system, wish, 0 if is_for_others else 1
+        self.live_since_us: int | None = None
         self._shunned: Mapping[tuple[int, str], set[str]] = {}
 
     @property
@@ -178,6 +210,9 @@ class ProbeDesk:
     @property
     def room(self) -> int:
         return self._room
+
+    def set_aside(self, is_on: bool) -> None:
+        pass
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         if self._wish is not None:
@@ -202,42 +237,31 @@ class ProbeDesk:
         pass
 
 
-class GroupDesk:
-    """Each lane to the provider that the group's policy says. `rooms`: for how many lanes each one has room; one
-    that is not there, or whose row says that it may not be called, gets nothing."""
+class GroupDesk(RoomyDesk):
+    """Each lane to the provider that the group's policy says. One that has no room, or whose row says that it may not
+    be called, gets nothing; one whose budget is used up has asked for a pause until its reset."""
 
     def __init__(
         self,
         tx: Transaction,
         wish: GroupWish,
         rows: Mapping[str, SystemRow],
-        rooms: Mapping[str, int],
+        rooms: Rooms,
         *,
         lease_us: int,
-        quotas: Quotas,
     ) -> None:
-        self._wish, self._rule, self._now_us = wish, wish.rule, tx.now_us
-        self._lease_us, self._quotas = lease_us, quotas
+        super().__init__(rooms)
+        self._wish, self._rule, self._now_us, self._lease_us = wish, wish.rule, tx.now_us, lease_us
         self._health = {name: groups.health_of(row) for name, row in rows.items()}
         self._open = [name for name in self._rule.providers if rows[name].gate(tx.now_us).lets_through]
-        self._rooms = {name: room for name, room in rooms.items() if name in self._open}
         self.state = groups.current(tx, wish.name, self._rule, self._health)
         self._is_changed = False
         if any(may_have_canary(trust, self._rule.failback, tx.now_us) for trust in self.state.trusts.values()):
             self.state = groups.current(tx, wish.name, self._rule, self._health, is_exclusive=True)
+        for name, it in rooms.used_up.items():
+            health = self._health[name]
+            self._health[name] = replace(health, paused_until_us=max(health.paused_until_us, it.until_us))
         self._shunned: Mapping[tuple[int, str], set[str]] = {}
-
-    @property
-    def ready(self) -> Sequence[str]:
-        return [name for name, room in self._rooms.items() if room > 0]
-
-    @property
-    def room(self) -> int:
-        return sum(self._quotas.left(name, room) for name, room in self._rooms.items())
-
-    @property
-    def quota_wait_s(self) -> float:
-        return self._quotas.wait_s
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         # Also where nothing is rerouted any more: what once was is shunned until its case is closed.
@@ -273,18 +297,17 @@ class GroupDesk:
         return self._wish.eligible(record.payload)
 
     def _taken(self, head: Head, choice: Send, depth: int) -> Decision:
-        name = choice.system
-        if self._quotas.left(name, self._rooms.get(name, 0)) <= 0:
+        name, is_live = choice.system, self._rooms.is_live(head.due_us)
+        if not self._rooms.lanes(name, is_live=is_live):
             return Skip()
         is_moved = head.in_doubt > 0 and head.system != name
         if is_moved or not head.in_doubt:
-            depth = self._quotas.left(name, depth)
-        self._rooms[name] -= 1
-        self._quotas.spend(name, depth)
+            depth = self._rooms.records(name, depth, is_live=is_live)
+        self._rooms.take(name, depth)
         if choice.is_canary:
             self.state = canary_began(self.state, name, self._now_us + self._lease_us, self._now_us)
             self._is_changed = True
-        return Take(head, name, depth, choice.is_backup, choice.is_canary, head.system if is_moved else "")
+        return Take(head, name, depth, depth, choice.is_backup, choice.is_canary, head.system if is_moved else "")
 
     def _run_of(self, head: Head, choice: Send) -> int:
         """How many records from the head on may go to the same provider under one lease."""
@@ -298,12 +321,12 @@ class GroupDesk:
 
     def _for_nobody(self, head: Head) -> Decision:
         """No provider takes it: whoever has room parks it, without a call."""
-        name = next((name for name, room in self._rooms.items() if room > 0), "")
+        name = next(iter(self._rooms.open), "")
         if not name or head.in_doubt:
             return Skip()
-        self._rooms[name] -= 1
+        self._rooms.take(name, 0)
         detail = f"no provider of {self._wish.name} takes it: none of their `when` is true of it"
-        head.records = [replace(head.records[0], fault=detail, fault_code=NOBODY)]
+        head.records = [head.records[0]._replace(fault=detail, fault_code=NOBODY)]
         return Take(head, name, 1)
 
     def _until_us(self, head: Head, wait: Wait) -> int:
@@ -318,15 +341,17 @@ class GroupDesk:
         return self._now_us + int(min(max(age_s / 4, _RECHECK_MIN_S), _RECHECK_MAX_S) * SECOND_US)
 
     def close(self, tx: Transaction) -> None:
-        self._quotas.write(tx)
+        self._rooms.close(tx)
         if self._is_changed:
             groups.save(tx, self._wish.name, self.state, ())
 
 
 def open_desk(tx: Transaction, wish: Claim, rows: Mapping[str, SystemRow]) -> SingleDesk | GroupDesk:
     """The desk for a claim. Quotas are locked first, then the group, as settling does."""
-    quotas = Quotas(tx, wish.rates)
+    quotas = Quotas(tx, wish.limits)
+    lanes = {name: room for name, room in wish.rooms.items() if rows[name].gate(tx.now_us).lets_through}
+    rooms = Rooms(tx, lanes, quotas, live_since_us(tx, rows, lanes, quotas))
     if wish.group is not None:
-        return GroupDesk(tx, wish.group, rows, wish.rooms, lease_us=wish.lease_us, quotas=quotas)
-    ((system, room),) = wish.rooms.items()
-    return SingleDesk(system, room if rows[system].gate(tx.now_us).lets_through else 0, wish.depth, quotas)
+        return GroupDesk(tx, wish.group, rows, rooms, lease_us=wish.lease_us)
+    (system,) = wish.rooms
+    return SingleDesk(system, rooms)

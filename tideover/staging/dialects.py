@@ -19,6 +19,7 @@ class Dialect(Protocol):
     name: str
     skip_locked: str  # after a select that takes lanes nobody else holds
     for_update: str  # after a select that waits for its rows
+    in_table_order: str  # after the name of a table of which most rows are read: an index would lead to each one
 
     def now_us(self, conn: Connection) -> int:
         """Microseconds since the epoch on the database's clock."""
@@ -69,6 +70,7 @@ class PostgreSQL:
     name = "postgresql"
     skip_locked = "for update skip locked"
     for_update = "for update"
+    in_table_order = ""
 
     def now_us(self, conn: Connection) -> int:
         return int(conn.execute(_PG_NOW).scalar_one())
@@ -117,6 +119,7 @@ class SQLite:
     name = "sqlite"
     skip_locked = ""
     for_update = ""
+    in_table_order = "not indexed"
 
     def now_us(self, conn: Connection) -> int:
         return time.time_ns() // 1000  # the file is on this host, so its clock is the database's

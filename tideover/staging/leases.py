@@ -10,13 +10,14 @@ looks on behind them, as far as `SCAN` lanes, and says where it stopped, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import text
 
 from tideover.errors import CorruptPayload
 from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
+from tideover.policy.depth import depth_of
 from tideover.policy.settlement import Kind
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
@@ -45,8 +46,9 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
     deferred: list[Defer] = []
     mark: Mark | None = None
     looked = 0
-    for heads, at in _windows(tx, wish, desk):
-        _read_heads(tx, wish, heads, sealer)
+    given: set[int] = set()
+    for heads, at in _windows(tx, wish, desk, given):
+        _read_heads(tx, wish, heads, sealer, depth_of(wish.depth, wish.longest, desk.room, len(heads)))
         desk.prepare(tx, heads)
         for head in heads:
             decision = desk.decide(head)
@@ -54,6 +56,8 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
                 taken.append(decision)
             elif isinstance(decision, Defer):
                 deferred.append(decision)
+            if isinstance(decision, Take | Defer):
+                given.add(head.id)
         looked += len(heads)
         if looked >= SCAN:
             mark = at if desk.room > 0 else None
@@ -67,23 +71,63 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
     return Found([_lease(tx, wish, take, misses) for take in taken], mark)
 
 
-def _windows(tx: Transaction, wish: Claim, desk: Desk) -> Iterator[tuple[list[Head], Mark]]:
-    """The route's due lanes in their order, some at a time."""
-    if wish.group is None:
+def _windows(tx: Transaction, wish: Claim, desk: Desk, given: Collection[int]) -> Iterator[tuple[list[Head], Mark]]:
+    """The route's due lanes in their order, some at a time; of each priority, live traffic before a backlog. `given`:
+    lanes that are decided on already."""
+    if wish.group is None and desk.live_since_us is None:
         if desk.room > 0 and (heads := _most_urgent(tx, wish, desk.ready, desk.room)):
             yield _superseded(tx, wish, heads), _END
         return
     start = wish.after or (0, 0, 0)
+    backlogs = _with_backlog(tx, wish, desk.live_since_us)
     for priority in PRIORITIES:
         at = start if start[0] == priority else (priority, -1, 0)
-        while priority >= start[0] and desk.room > 0:
-            size = min(max(desk.room, _WINDOW), SCAN)
-            heads = _due(tx, wish, desk.ready, at, size)
-            if heads:
-                at = (priority, heads[-1].due_us, heads[-1].id)
-                yield _superseded(tx, wish, heads), at
-            if len(heads) < size:
-                break
+        if priority in backlogs and priority >= start[0]:
+            yield from _live(tx, wish, desk, at)
+        if priority >= start[0]:
+            yield from _sweep(tx, wish, desk, at, given)
+
+
+def _with_backlog(tx: Transaction, wish: Claim, live_since_us: int | None) -> set[int]:
+    """The priorities at which a backlog waits, so that live traffic has to be looked for."""
+    if live_since_us is None:
+        return set()
+    there = "exists (select 1 from lane where route = :route and state = 1 and priority = {} and due_us <= :since)"
+    found = tx.conn.execute(
+        text(f"select {', '.join(there.format(priority) for priority in PRIORITIES)}"),
+        {"route": wish.route, "since": live_since_us},
+    ).one()
+    return {priority for priority, is_there in zip(PRIORITIES, found, strict=True) if is_there}
+
+
+def _live(tx: Transaction, wish: Claim, desk: Desk, at: Mark) -> Iterator[tuple[list[Head], Mark]]:
+    """Live traffic of one priority, as far as it goes before the backlog."""
+    if desk.live_since_us is None:
+        return
+    desk.set_aside(True)
+    if desk.room > 0 and (heads := _due(tx, wish, desk.ready, (at[0], desk.live_since_us + 1, 0), _size(wish, desk))):
+        yield _superseded(tx, wish, heads), at
+    desk.set_aside(False)
+
+
+def _sweep(
+    tx: Transaction, wish: Claim, desk: Desk, at: Mark, given: Collection[int]
+) -> Iterator[tuple[list[Head], Mark]]:
+    """What is due of one priority, from a mark on, but for what is given already."""
+    seen = len(given) if desk.live_since_us is not None else 0
+    while desk.room > 0:
+        size = min(_size(wish, desk) + seen, SCAN)
+        heads = _due(tx, wish, desk.ready, at, size)
+        if heads:
+            at = (at[0], heads[-1].due_us, heads[-1].id)
+            yield _superseded(tx, wish, [head for head in heads if head.id not in given]), at
+        if len(heads) < size:
+            break
+
+
+def _size(wish: Claim, desk: Desk) -> int:
+    """How many lanes to look at in one go: more than there is room for, where the desk may pass over some."""
+    return min(desk.room if wish.group is None else max(desk.room, _WINDOW), SCAN)
 
 
 def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int) -> list[Head]:
@@ -141,17 +185,19 @@ def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
     """Order `latest`: of a lane that nobody can have sent from, all waiting versions but the newest give way."""
     stale = [head for head in heads if head.in_doubt == 0 and head.last_seq - head.done_seq > 1]
     if stale and wish.order is Order.LATEST:
-        rows = sorted((head.id, head.last_seq - 1) for head in stale)
-        tx.dialect.update(tx.conn, schema.lane, ("id", "done_seq"), rows)
+        rows = sorted((head.id, head.last_seq - 1, 0) for head in stale)
+        tx.dialect.update(tx.conn, schema.lane, ("id", "done_seq", "attempts"), rows)
         enter(tx, wish.route, Entry(superseded=sum(head.last_seq - 1 - head.done_seq for head in stale)))
         for head in stale:
-            head.done_seq = head.last_seq - 1
+            head.done_seq, head.attempts = head.last_seq - 1, 0
     return heads
 
 
-def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer) -> None:
+def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer, depth: int) -> None:
     by_lane = {head.id: head for head in heads}
-    spans = [(head.id, head.done_seq, head.done_seq + (head.in_doubt or wish.depth)) for head in heads]
+    for head in heads:
+        head.run = head.in_doubt or depth
+    spans = [(head.id, head.done_seq, head.done_seq + head.run) for head in heads]
     columns = ("lanes", "froms", "tos")
     # A cross join keeps SQLite from reading the records first and looking for their lanes.
     rows = tx.conn.execute(
@@ -199,7 +245,7 @@ def _reroute(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
             records = [(head.id, record.seq, record.id, record.key) for record in head.records]
             reconciliation.begin(tx, wish.group.name, wish.route, take.from_system, head.doubted_us, records)
             head.in_doubt, head.attempts = 0, 0
-            head.records = [replace(record, in_doubt=False) for record in head.records]
+            head.records = [record._replace(in_doubt=False) for record in head.records]
 
 
 def _take(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
@@ -251,6 +297,7 @@ def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) 
         doubted_us=head.doubted_us if head.in_doubt else 0,
         doubt_age_s=(tx.now_us - head.doubted_us) / SECOND_US if head.in_doubt else 0.0,
         records=head.records[: head.in_doubt or take.depth],
+        counted=take.counted,
         is_backup=take.is_backup,
         is_canary=take.is_canary,
         miss_age_s=(tx.now_us - misses[head.id]) / SECOND_US if head.id in misses else None,
@@ -269,7 +316,7 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
         {"route": wish.route, "now": tx.now_us, "system": system, "n": lanes},
     )
     heads = [Head(*row) for row in rows]
-    _read_heads(tx, wish, heads, sealer)
+    _read_heads(tx, wish, heads, sealer, wish.depth)
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)
@@ -280,7 +327,7 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What waits for a target. `due_us`: when the next lane can be claimed that is not pinned to a system that may not
-    be called now; None without one. `is_pinned`: others wait for such a system."""
+    be called now; None without one. `is_pinned`: there is none, but others wait for such a system."""
 
     now_us: int
     due_us: int | None
@@ -288,19 +335,32 @@ class Outlook:
 
 
 def outlook(tx: Transaction, routes: Sequence[str], ready: Sequence[str]) -> Outlook:
-    soonest: int | None = None
-    is_pinned = False
+    """Looks at the first lanes of each priority only, and at those under a lease where no other is due."""
+    found = [at for route in routes if (at := _next_us(tx, route, ready)) is not None]
+    waits = text("select 1 from lane where route = :route and state = 1 limit 1")
+    is_pinned = not found and any(tx.conn.execute(waits, {"route": route}).scalar() for route in routes)
+    return Outlook(tx.now_us, min(found, default=None), is_pinned)
+
+
+def _next_us(tx: Transaction, route: str, ready: Sequence[str]) -> int | None:
+    """When the route's next lane can be claimed. Only lanes that were due are leased, so what is under a lease is
+    looked at in that stretch of the index, and only when nothing else is due."""
     free, bound = _free(ready)
-    for route in routes:
-        row = tx.conn.execute(
-            text(
-                f"select min(case when not {free} then null when due_us > lease_until_us then due_us "
-                f"else lease_until_us end), max(case when {free} then 0 else 1 end) "
-                "from lane where route = :route and state = 1"
-            ),
-            {"route": route, **bound},
-        ).one()
-        if row[0] is not None:
-            soonest = int(row[0]) if soonest is None else min(soonest, int(row[0]))
-        is_pinned = is_pinned or bool(row[1])
-    return Outlook(tx.now_us, soonest, is_pinned)
+    bound_all = {"route": route, "now": tx.now_us, **bound}
+    first = (
+        "select due_us from (select due_us from lane where route = :route and state = 1 and priority = {0} "
+        f"and lease_until_us <= :now and {free} order by due_us, id limit 1) as p{{0}}"
+    )
+    firsts = " union all ".join(first.format(priority) for priority in PRIORITIES)
+    soonest = tx.conn.execute(text(f"select min(due_us) from ({firsts}) as firsts"), bound_all).scalar()
+    if soonest is not None and soonest <= tx.now_us:
+        return int(soonest)
+    leased = tx.conn.execute(
+        text(
+            "select min(lease_until_us) from lane where route = :route and state = 1 "
+            f"and priority in ({', '.join(map(str, PRIORITIES))}) and due_us <= :now "
+            f"and lease_until_us > :now and {free}"
+        ),
+        bound_all,
+    ).scalar()
+    return min((int(at) for at in (soonest, leased) if at is not None), default=None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
+from tideover.model import SECOND_US
 from tideover.staging.database import Transaction
 
 
@@ -39,23 +41,64 @@ def enter(tx: Transaction, route: str, entry: Entry) -> None:
     )
 
 
-def compact(tx: Transaction) -> int:
-    """Sum each route's lines into one. Returns how many lines went.
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """`lines`: how many fewer there are; the next piece begins after line `after`, None when all were summed."""
 
-    On PostgreSQL in one statement: between two, a settlement that took its number earlier could commit, and its line
-    would be removed without being summed.
+    lines: int
+    after: int | None
+
+
+def last_line(tx: Transaction) -> int:
+    """The number of the newest line."""
+    return int(tx.conn.execute(text("select coalesce(max(id), 0) from ledger")).scalar_one())
+
+
+def compact(tx: Transaction, after: int, last: int) -> Compacted:
+    """Sum the lines of each route, a piece of them after one line and up to a `last` one: those of the last minutes by
+    the second and those of the last hour by the minute, as the pace is read from them, and all older ones into one.
+
+    On PostgreSQL in one statement: what is summed is then exactly what is removed, also beside another compaction.
     """
-    before = tx.conn.execute(text("select count(*) from ledger")).scalar_one()
+    page = "select id from ledger where id > :after and id <= :last order by id limit :n"
+    end, count = tx.conn.execute(
+        text(f"select max(id), count(*) from ({page}) as page"), {"after": after, "last": last, "n": _PIECE}
+    ).one()
+    if not count:
+        return Compacted(0, None)
+    bound = {"after": after, "last": end, "recent": tx.now_us - _RECENT_US, "hour": tx.now_us - _HOUR_US}
     if tx.dialect.name == "postgresql":
-        tx.conn.execute(text(f"with gone as (delete from ledger returning *) {_SUMMED.format(source='gone')}"))
+        gone = "with gone as (delete from ledger where id > :after and id <= :last returning *)"
+        summed = tx.conn.execute(text(f"{gone} {_SUMMED.format(source='gone')}"), bound).rowcount
     else:
-        last = tx.conn.execute(text("select coalesce(max(id), 0) from ledger")).scalar_one()
-        tx.conn.execute(text(_SUMMED.format(source="ledger")))
-        tx.conn.execute(text("delete from ledger where id <= :last"), {"last": last})
-    return int(before) - int(tx.conn.execute(text("select count(*) from ledger")).scalar_one())
+        source = "ledger where id > :after and id <= :last"
+        summed = tx.conn.execute(text(_SUMMED.format(source=source)), bound).rowcount
+        tx.conn.execute(text("delete from ledger where id > :after and id <= :last"), bound)
+    return Compacted(int(count) - summed, int(end) if count == _PIECE else None)
+
+
+def sums(tx: Transaction, route: str) -> tuple[int, int, int, int]:
+    """How many records of a route were staged, delivered, parked and superseded, since its beginning."""
+    row = tx.conn.execute(
+        text(
+            "select coalesce(sum(staged), 0), coalesce(sum(delivered), 0), coalesce(sum(parked), 0), "
+            "coalesce(sum(superseded), 0) from ledger where route = :route"
+        ),
+        {"route": route},
+    ).one()
+    return int(row[0]), int(row[1]), int(row[2]), int(row[3])
+
+
+def waiting(tx: Transaction, routes: Sequence[str]) -> int:
+    """How many records of these routes wait: cheap however many there are."""
+    return sum(staged - delivered - parked - gone for staged, delivered, parked, gone in (sums(tx, r) for r in routes))
 
 
 _SUMMED = (
     "insert into ledger (route, at_us, staged, delivered, parked, superseded) "
-    "select route, max(at_us), sum(staged), sum(delivered), sum(parked), sum(superseded) from {source} group by route"
+    "select route, max(at_us), sum(staged), sum(delivered), sum(parked), sum(superseded) from {source} "
+    "group by route, "
+    "case when at_us >= :recent then at_us / 1000000 when at_us >= :hour then at_us / 60000000 else 0 end"
 )
+_RECENT_US, _HOUR_US = 120 * SECOND_US, 3_600 * SECOND_US
+_PIECE = 20_000  # lines

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.errors import CorruptPayload, Refused
-from tideover.model import HubEvent, NewRecord, content_hash, lane_id, record_id
+from tideover.model import HubEvent, NewRecord, Order, content_hash, lane_id, record_id
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
@@ -140,7 +140,9 @@ def adopt(tx: Transaction, row_id: int) -> bool:
     return bool(rows)
 
 
-def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer) -> bool:
+def restage(
+    tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer, order: Order = Order.BLOCK
+) -> bool:
     """Stage what a person or a mended mapping made of a parked record, as a new record that names its parent.
 
     One that holds its lane is corrected in its place, so that the newer versions behind it come after it; any other
@@ -159,21 +161,29 @@ def restage(tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: S
         _unhold(tx, row, _STEPPED_OVER)
     enter(tx, row.route, Entry(staged=-1, parked=-1))
     if corrected is not None:
-        # Nothing stands at the lane's end while the record there is the parked one: the same content again is a change.
-        tx.conn.execute(
-            text("update lane set last_hash = :none where id = :lane and last_seq = :seq"),
-            {"none": b"", "lane": row.lane, "seq": row.seq},
-        )
-        if not stage(tx, Batch(row.route, row.system, [corrected]), sealer).staged:
-            return True
-        tx.conn.execute(
-            text(
-                "update record set parent = :parent where lane = :lane "
-                "and seq = (select last_seq from lane where id = :lane)"
-            ),
-            {"parent": row.record, "lane": lane_id(row.route, corrected.key)},
-        )
+        _forget_content(tx, row)
+        if stage(tx, Batch(row.route, row.system, [corrected], order=order), sealer).staged:
+            _name_parent(tx, lane_id(row.route, corrected.key), row.record)
     return True
+
+
+def _forget_content(tx: Transaction, row: Row[Any]) -> None:
+    """Nothing stands at the end of a key's lane while the record there is the parked one: the same content again is a
+    change. Of a record with a lane of its own, that lane says which of its key's it was."""
+    lane = lane_id(row.route, row.key)
+    tx.conn.execute(
+        text("update lane set last_hash = :none where id = :lane and last_seq = :seq"),
+        {"none": b"", "lane": lane, "seq": row.lane - lane or row.seq},
+    )
+
+
+def _name_parent(tx: Transaction, lane: int, parent: str) -> None:
+    """Of the newest record of a key, by the key's lane: it is there, or in a lane of its own."""
+    last_seq = tx.conn.execute(text("select last_seq from lane where id = :lane"), {"lane": lane}).scalar_one()
+    tx.conn.execute(
+        text("update record set parent = :parent where lane = :lane and seq = :seq or lane = :own and seq = 1"),
+        {"parent": parent, "lane": lane, "own": lane + last_seq, "seq": last_seq},
+    )
 
 
 def _correct_in_place(tx: Transaction, row: Row[Any], corrected: NewRecord, sealer: Sealer) -> None:

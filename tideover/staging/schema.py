@@ -66,7 +66,14 @@ Index(
     postgresql_where=text("state = 1"),
     sqlite_where=text("state = 1"),
 )
-Index("lane_drained", lane.c.due_us, postgresql_where=text("state = 0"), sqlite_where=text("state = 0"))
+Index(
+    "lane_drained",
+    lane.c.route,
+    lane.c.due_us,
+    lane.c.id,
+    postgresql_where=text("state = 0"),
+    sqlite_where=text("state = 0"),
+)
 
 record = Table(
     "record",
@@ -129,7 +136,7 @@ Index(
     postgresql_where=text("closed_us = 0"),
     sqlite_where=text("closed_us = 0"),
 )
-Index("parked_lane", parked.c.lane)
+Index("parked_lane", parked.c.lane, parked.c.seq)
 
 # Double entry: each transaction that moves records adds a line; the audit holds the sums against lanes and parked.
 ledger = Table(
@@ -167,7 +174,31 @@ system = Table(
     _micros("paused_until_us"),
     Column("prober", BigInteger, nullable=False, server_default=text("0")),
     _micros("prober_until_us"),
-    _micros("rate_us"),  # when the quota is unused again: the theoretical arrival time of GCRA
+    Column("throttles", Integer, nullable=False, server_default=text("0")),  # pauses in a row that nobody measured out
+)
+
+# How much of each limit of a system is used: see `policy.quota.Use`.
+quota = Table(
+    "quota",
+    metadata,
+    Column("system", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("used", BigInteger, nullable=False, server_default=text("0")),
+    _micros("until_us"),
+    Column("parts", Text, nullable=False, server_default=text("''")),
+    PrimaryKeyConstraint("system", "name"),
+)
+
+# How many of a system's calls each worker may have under way, where all workers share a cap.
+call_share = Table(
+    "call_share",
+    metadata,
+    Column("system", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("held", Integer, nullable=False),
+    _micros("until_us"),
+    PrimaryKeyConstraint("system", "worker"),
 )
 
 failover_group = Table(

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from tideover.model import HubEvent, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
+from tideover.model import Accepted, HubEvent, Missing, Outcome, Rejected, Throttled, Unknown, Unsent
 from tideover.policy.breaker import BreakerRule
+from tideover.policy.quota import LimitRule, throttle
 from tideover.policy.settlement import LaneReport, LaneRow, ParkPlan, Plan, RouteRule, plan
-from tideover.staging import groups, schema, systems
+from tideover.staging import groups, quotas, schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
@@ -22,13 +23,16 @@ from tideover.staging.sealing import Sealer
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """Reports of one system's leases, with the rules that decide on them. `group`: the failover group that the leases
-    were claimed for; empty without one."""
+    were claimed for; empty without one. `limits`: the system's, if it has any; `pause_s`: for how long it may not be
+    called by what its answers said of its quota."""
 
     system: str
     reports: Sequence[LaneReport]
     rules: Mapping[str, RouteRule]
     breaker_rule: BreakerRule
     group: str = ""
+    limits: LimitRule | None = None
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ def settle(
 ) -> Settled:
     rows = _lock(tx, [report.lane for report in settlement.reports])
     row = systems.load(tx, settlement.system)
-    if not (row.breaker.is_clean and all(_is_uneventful(r) for r in settlement.reports)):
+    is_quiet = row.breaker.is_clean and not row.throttles and settlement.pause_s <= 0
+    if not (is_quiet and all(_is_uneventful(r) for r in settlement.reports)):
         row = systems.load(tx, settlement.system, for_update=True)
     decided = plan(
         settlement.reports,
@@ -64,23 +69,43 @@ def settle(
     for route in {*decided.delivered, *(p.route for p in decided.parked)}:
         parked = sum(p.route == route for p in decided.parked)
         enter(tx, route, Entry(delivered=decided.delivered.get(route, 0), parked=parked))
-    row = systems.apply(tx, row, decided.breaker, decided.actions, pause_s=decided.pause_s)
+    row = _apply(tx, row, decided, settlement)
     for is_good in decided.canaries:
         groups.end_canary(tx, settlement.group, settlement.system, is_good)
     return Settled(sum(decided.delivered.values()), len(decided.parked), decided.refused, row.gate(tx.now_us))
 
 
-def _is_uneventful(report: LaneReport) -> bool:
-    return not report.is_probe and all(
-        not isinstance(a.outcome, Rejected | Throttled | Unsent | Unknown) for a in report.attempts
+def _apply(tx: Transaction, row: systems.SystemRow, decided: Plan, settlement: Settlement) -> systems.SystemRow:
+    """Write what the calls mean for the system: its breaker, its pause, and what is used of its limits."""
+    pause_s, throttles = throttle(
+        decided.pause_s,
+        decided.guess_s,
+        row.throttles,
+        is_paused=row.paused_until_us > tx.now_us,
+        is_served=bool(decided.delivered),
     )
+    row = systems.apply(
+        tx,
+        row,
+        decided.breaker,
+        decided.actions,
+        pause_s=max(pause_s, settlement.pause_s),
+        throttles=throttles,
+    )
+    quotas.spend(tx, settlement.system, settlement.limits, decided.extra_calls)
+    quotas.spend(tx, settlement.system, settlement.limits, -decided.unmade_calls)
+    return row
+
+
+def _is_uneventful(report: LaneReport) -> bool:
+    return not report.is_probe and all(isinstance(a.outcome, Accepted | Missing) for a in report.attempts)
 
 
 def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
     """In the order of their ids, as staging does: the same order, so no deadlock."""
     found = tx.conn.execute(
         text(
-            "select id, route, token, lease_until_us, last_seq, done_seq, attempts, avoid from lane "
+            "select id, route, token, lease_until_us, last_seq, done_seq, attempts, avoid, due_us from lane "
             f"where id {tx.dialect.in_list('ids')} order by id {tx.dialect.for_update}"
         ),
         {"ids": tx.dialect.array(sorted(set(lanes)))},
@@ -117,6 +142,8 @@ def _write_attempts(tx: Transaction, system: str, decided: Plan) -> None:
 def describe(outcome: Outcome | Missing) -> tuple[str, str, str, str | None]:
     """Outcome, code, detail and reference, as an attempt's row has them."""
     match outcome:
+        case Accepted(reference=reference):
+            return "accepted", "", "", reference
         case Rejected(code=code, detail=detail):
             return "rejected", code, detail, None
         case Throttled(delay_s=delay_s, detail=detail):
@@ -127,7 +154,6 @@ def describe(outcome: Outcome | Missing) -> tuple[str, str, str, str | None]:
             return "unknown", code, detail, None
         case Missing():
             return "missing", "", "", None
-    return "accepted", "", "", outcome.reference
 
 
 def _write_parked(tx: Transaction, system: str, parked: Sequence[ParkPlan], sealer: Sealer) -> None:

@@ -5,15 +5,18 @@ All methods raise `HubUnavailable` when the database can't be used, and may then
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tideover.errors import SchemaMismatch
-from tideover.model import Lease, NewRecord, Staged
+from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
+from tideover.policy.quota import LimitRule
 from tideover.policy.reconcile import Verdict
 from tideover.staging import cases as asking
 from tideover.staging import (
@@ -24,8 +27,10 @@ from tideover.staging import (
     ledger,
     migrate,
     parking,
+    quotas,
     reconciliation,
     reports,
+    shares,
     systems,
     upkeep,
 )
@@ -42,7 +47,8 @@ class Claimed:
     """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
 
     `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
-    `quota_wait_s`: how long until a system whose rate limit is used up may get more; 0 where none is.
+    `quota_wait_s`: how long until a system whose limits are used up may get more; 0 where none is. `used_up`: the
+    gates, as people should see them, of the systems whose quota for the day or month is used up.
     """
 
     gates: Mapping[str, systems.Gate]
@@ -50,6 +56,7 @@ class Claimed:
     mark: desks.Mark | None
     state: GroupState | None
     quota_wait_s: float = 0.0
+    used_up: Mapping[str, systems.Gate] = field(default_factory=dict)
 
 
 class Store:
@@ -102,7 +109,8 @@ class Store:
             desk = desks.open_desk(tx, wish, rows)
             found = leases.claim(tx, wish, desk, self._sealer)
             state = desk.state if isinstance(desk, desks.GroupDesk) else None
-            return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s)
+            used_up = quotas.shut(gates, desk.used_up, tx.now_us)
+            return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
 
         return await self.database.write(work)
 
@@ -157,6 +165,18 @@ class Store:
 
         return await self.database.write(work)
 
+    async def spend(self, system: str, rule: LimitRule | None, calls: int) -> None:
+        """Count calls that no claim knew of, such as a probe. Without limits, nothing is counted."""
+        if rule is not None and calls:
+            await self.database.write(lambda tx: quotas.spend(tx, system, rule, calls))
+
+    async def share(self, ask: shares.Ask) -> int:
+        """How many calls a worker may have under way at a system from now on; see `shares`."""
+        return await self.database.write(lambda tx: shares.share(tx, ask))
+
+    async def give_up_share(self, system: str, worker: str) -> None:
+        await self.database.write(lambda tx: shares.give_up(tx, system, worker))
+
     async def pause(self, system: str, pause_s: float) -> None:
         """A system asked to be left alone for a while, in a call that carried no record."""
 
@@ -177,11 +197,13 @@ class Store:
 
     async def hasten(self, system: str, routes: Sequence[str]) -> None:
         """After a restoration, make what backed off due, and note the backlog in the outage."""
-        await self.database.write(lambda tx: systems.hasten(tx, system, routes))
-        self._wake(routes)
+        await self.database.write(lambda tx: systems.note_backlog(tx, system, routes))
+        await self._make_due(routes, system)
 
-    def _wake(self, routes: Sequence[str]) -> None:
+    async def _make_due(self, routes: Sequence[str], restored: str = "") -> None:
         for route in routes:
+            while not await self.database.write(lambda tx: systems.make_due(tx, route, restored)):  # noqa: B023
+                self.database.wakeups.wake(route)
             self.database.wakeups.wake(route)
 
     async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
@@ -218,8 +240,7 @@ class Store:
 
     async def make_due(self, routes: Sequence[str]) -> None:
         """Let what backed off be tried now: its way may be free again."""
-        await self.database.write(lambda tx: systems.make_due(tx, routes))
-        self._wake(routes)
+        await self._make_due(routes)
 
     # --- parked ---------------------------------------------------------------------------------------------
 
@@ -234,14 +255,22 @@ class Store:
         return await self.database.write(lambda tx: parking.replay(tx, ids, self._sealer, latest=latest))
 
     async def compact(self) -> int:
-        """Sum the ledger's lines; cheap sums stay cheap."""
-        return await self.database.write(ledger.compact)
+        """Sum the ledger's lines, in short pieces; cheap sums stay cheap. Returns how many fewer there are."""
+        last = await self.database.read(ledger.last_line)
+        lines, after = 0, 0
+        while True:
+            piece = await self.database.write(lambda tx: ledger.compact(tx, after, last))  # noqa: B023 - run at once
+            lines += piece.lines
+            if piece.after is None:
+                return lines
+            after = piece.after
 
     async def release(self, ids: Sequence[int]) -> int:
         return await self.database.write(lambda tx: parking.release(tx, ids))
 
-    async def restage(self, row_id: int, corrected: NewRecord | None) -> bool:
-        return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer))
+    async def restage(self, row_id: int, corrected: NewRecord | None, order: Order = Order.BLOCK) -> bool:
+        """Replace a parked record by a new one; `order`: its route's."""
+        return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer, order))
 
     async def restore_storm(self, system: str) -> int:
         return await self.database.write(lambda tx: parking.restore_storm(tx, system, self._sealer))
@@ -289,36 +318,52 @@ class Store:
         """Run a reading function of `staging.reports` on one snapshot."""
         return await self.database.read(work)
 
-    async def audit(self, routes: Sequence[str]) -> list[reports.RouteAudit]:
-        """Conservation of these routes and of every other that the tables know."""
-
-        def work(tx: Transaction) -> list[reports.RouteAudit]:
-            known = [*routes, *(r for r in reports.routes_known(tx) if r not in routes)]
-            return reports.audit(tx, known)
-
-        return await self.database.read(work)
+    async def audit(
+        self, routes: Sequence[str], on_lanes: Callable[[int], None] = lambda _: None
+    ) -> list[reports.RouteAudit]:
+        """Conservation of these routes and of every other that the tables know. `on_lanes` hears, on another thread,
+        how many lanes were looked at so far."""
+        return await self.database.read(lambda tx: reports.audit(tx, routes, on_lanes))
 
     # --- upkeep ---------------------------------------------------------------------------------------------
 
-    async def purge(self, route: str, retention_us: int) -> int:
-        """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went."""
-        rows, is_done = 0, False
-        while not is_done:
-            piece = await self.database.write(lambda tx: upkeep.purge_lanes(tx, route, tx.now_us - retention_us))
-            rows, is_done = rows + piece.rows, piece.is_done
-        after, is_done = 0, False
-        while not is_done:
-            start = after
-            piece, after = await self.database.write(
-                lambda tx: upkeep.purge_records(tx, route, tx.now_us - retention_us, start)  # noqa: B023 - run at once
-            )
-            rows, is_done = rows + piece.rows, piece.is_done
-        return rows
+    async def purge(self, route: str, retention_us: int, on_rows: Callable[[int], None] = lambda _: None) -> int:
+        """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went; `on_rows`
+        hears after each piece how many so far."""
+        lanes = await self._in_pieces(
+            lambda tx, after: upkeep.purge_lanes(tx, route, tx.now_us - retention_us, after), on_rows
+        )
+        return lanes + await self._in_pieces(
+            lambda tx, after: upkeep.purge_records(tx, route, tx.now_us - retention_us, after),
+            lambda rows: on_rows(lanes + rows),
+        )
+
+    async def _in_pieces(
+        self, piece: Callable[[Transaction, upkeep.Place], upkeep.Removed], on_rows: Callable[[int], None]
+    ) -> int:
+        rows, after = 0, upkeep.BEGINNING
+        while True:
+            start, began = after, time.monotonic()
+            removed = await self.database.write(lambda tx: piece(tx, start))  # noqa: B023 - run at once
+            rows += removed.rows
+            await asyncio.sleep(time.monotonic() - began)  # the other half of the time is for claims
+            if removed.rows:
+                on_rows(rows)
+            if removed.place is None:
+                return rows
+            after = removed.place
 
     async def tidy(self, retention_us: int) -> int:
-        """Compact the ledger and remove old events and closed parked records. Returns how many rows went."""
-        compacted = await self.database.write(ledger.compact)
-        return compacted + await self.database.write(lambda tx: upkeep.purge_closed(tx, tx.now_us - retention_us))
+        """Compact the ledger, and remove old events, closed parked records and closed cases, in short pieces; then give
+        the room that lanes left to new ones. Returns how many rows went."""
+        rows = await self.compact()
+        for table in upkeep.CLOSED:
+            rows += await self._in_pieces(
+                lambda tx, after: upkeep.purge_closed(tx, table, tx.now_us - retention_us, after),  # noqa: B023
+                lambda _: None,
+            )
+        await self.database.vacuum("lane")
+        return rows
 
     async def close(self) -> None:
         await self.database.close()

@@ -21,13 +21,15 @@ from tideover.policy.breaker import (
     may_probe,
     step,
 )
+from tideover.staging import ledger
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a system may be called now. `wait_s`: how long until that may change; 0 while it is open to traffic."""
+    """Whether a system may be called now. `wait_s`: how long until that may change; 0 while it is open to traffic.
+    `pause`: why it is paused, in words, where it is not because the system asked for it."""
 
     state: State
     reason: str
@@ -35,6 +37,7 @@ class Gate:
     is_forced: bool
     is_paused: bool
     wait_s: float
+    pause: str = ""
 
     @property
     def lets_through(self) -> bool:
@@ -43,12 +46,17 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class SystemRow:
+    """A system's row. `throttles`: pauses in a row for which it named no time. `draining_us`: when it was restored from
+    an outage whose backlog is not delivered yet; 0 without one."""
+
     name: str
     version: int
     breaker: Breaker
     paused_until_us: int
     prober: int
     prober_until_us: int
+    throttles: int = 0
+    draining_us: int = 0
 
     def gate(self, now_us: int) -> Gate:
         """What this row means for a caller at `now_us`."""
@@ -61,6 +69,9 @@ class SystemRow:
         return Gate(b.state, b.reason, b.detail, b.is_forced, is_paused, wait_s)
 
 
+_RESTORED = "select max(restored_us) from outage where system = :name and restored_us > 0 and drained_us = 0"
+
+
 def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
     """The system's row; one that was never written is a closed breaker."""
     lock = tx.dialect.for_update if for_update else ""
@@ -68,13 +79,14 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
         ensure(tx, name)
     row = tx.conn.execute(
         text(
-            f"select version, breaker, paused_until_us, prober, prober_until_us from system where name = :name {lock}"
+            "select version, breaker, paused_until_us, prober, prober_until_us, throttles, "
+            f"({_RESTORED}) from system where name = :name {lock}"
         ),
         {"name": name},
     ).one_or_none()
     if row is None:
         return SystemRow(name, 0, Breaker(), 0, 0, 0)
-    return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4])
+    return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4], row[5], int(row[6] or 0))
 
 
 def load_all(tx: Transaction, names: Collection[str], *, for_update: bool = False) -> dict[str, SystemRow]:
@@ -83,17 +95,25 @@ def load_all(tx: Transaction, names: Collection[str], *, for_update: bool = Fals
 
 
 def apply(
-    tx: Transaction, row: SystemRow, breaker: Breaker, actions: Sequence[Action], *, pause_s: float = 0.0
+    tx: Transaction,
+    row: SystemRow,
+    breaker: Breaker,
+    actions: Sequence[Action],
+    *,
+    pause_s: float = 0.0,
+    throttles: int | None = None,
 ) -> SystemRow:
-    """Write a breaker's new state, and what its transition asks for: outage, events, records to restore."""
+    """Write a breaker's new state, and what its transition asks for: outage, events, records to restore. `throttles`:
+    as in the row, where it changes."""
+    throttles = row.throttles if throttles is None else throttles
     paused_until_us = (
         max(row.paused_until_us, tx.now_us + int(pause_s * SECOND_US)) if pause_s > 0 else row.paused_until_us
     )
-    if breaker == row.breaker and paused_until_us == row.paused_until_us:
+    if (breaker, paused_until_us, throttles) == (row.breaker, row.paused_until_us, row.throttles):
         return row
     if pause_s > 0 and row.paused_until_us <= tx.now_us:
         announce(tx, HubEvent("tideover.system.throttled", row.name, {"pause_s": round(pause_s, 1)}))
-    changed = replace(row, breaker=breaker, paused_until_us=paused_until_us)
+    changed = replace(row, breaker=breaker, paused_until_us=paused_until_us, throttles=throttles)
     if Action.CLOSED in actions:
         changed = replace(changed, prober_until_us=0)
     changed = _write(tx, changed)
@@ -111,7 +131,7 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
     changed = tx.conn.execute(
         text(
             "update system set version = version + 1, breaker = :breaker, state = :state, retry_us = :retry, "
-            "paused_until_us = :paused, prober = :prober, prober_until_us = :prober_until "
+            "paused_until_us = :paused, prober = :prober, prober_until_us = :prober_until, throttles = :throttles "
             "where name = :name and version = :version"
         ),
         {
@@ -121,6 +141,7 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
             "paused": row.paused_until_us,
             "prober": row.prober,
             "prober_until": row.prober_until_us,
+            "throttles": row.throttles,
             "name": row.name,
             "version": row.version,
         },
@@ -214,10 +235,7 @@ def _end_downtime(tx: Transaction, name: str) -> None:
 
 def undrained(tx: Transaction, name: str) -> int | None:
     """When the system was restored, if what had waited for it is not all delivered yet."""
-    return tx.conn.execute(
-        text("select max(restored_us) from outage where system = :system and restored_us > 0 and drained_us = 0"),
-        {"system": name},
-    ).scalar()
+    return tx.conn.execute(text(_RESTORED), {"name": name}).scalar()
 
 
 def end_drain(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool:
@@ -249,28 +267,37 @@ def _is_waiting(tx: Transaction, routes: Sequence[str], before_us: int) -> bool:
     )
 
 
-def hasten(tx: Transaction, name: str, routes: Sequence[str]) -> None:
-    """After a restoration: what backed off because of the outage is due now; count what waited."""
-    backlog = 0
-    make_due(tx, routes)
-    for route in routes:
-        waiting = tx.conn.execute(
-            text("select coalesce(sum(last_seq - done_seq), 0) from lane where route = :route and state = 1"),
-            {"route": route},
-        ).scalar_one()
-        backlog += int(waiting)
+def note_backlog(tx: Transaction, name: str, routes: Sequence[str]) -> None:
+    """After a restoration: how many records waited, for the outage."""
     tx.conn.execute(
         text("update outage set backlog = :backlog where system = :system and restored_us > 0 and drained_us = 0"),
-        {"backlog": backlog, "system": name},
+        {"backlog": ledger.waiting(tx, routes), "system": name},
     )
 
 
-def make_due(tx: Transaction, routes: Sequence[str]) -> None:
-    """Whatever backed off on these routes is due now."""
-    due = text(
-        "update lane set due_us = :now where route = :route and state = 1 and priority = :priority and due_us > :now"
-    )
-    for route in routes:
-        for priority in PRIORITIES:  # one by one, as the index of waiting lanes has them
-            tx.conn.execute(due, {"now": tx.now_us, "route": route, "priority": priority})
-        tx.dialect.notify(tx.conn, route)
+def make_due(tx: Transaction, route: str, restored: str = "") -> bool:
+    """Some of the lanes of a route that backed off are due now: those of a drain, of a `restored` system, as part of
+    its backlog. False when there may be more.
+
+    In pieces, each of which locks its lanes in the order of their ids, as staging and settling do: no deadlock.
+    """
+    since_us = undrained(tx, restored) if restored else None
+    bound = {"due": since_us or tx.now_us, "now": tx.now_us, "route": route, "n": _PIECE}
+    is_done = True
+    ids: list[int] = []
+    for priority in PRIORITIES:  # one by one, as the index of waiting lanes has them
+        later = "select id from lane where route = :route and state = 1 and priority = :priority and due_us > :now"
+        ids += tx.conn.execute(text(f"{later} order by due_us, id limit :n"), bound | {"priority": priority}).scalars()
+        if len(ids) >= _PIECE:
+            is_done = False
+            break
+    if ids:
+        among = f"id {tx.dialect.in_list('ids')} and state = 1 and due_us > :now"
+        bound |= {"ids": tx.dialect.array(sorted(ids))}
+        tx.conn.execute(text(f"select id from lane where {among} order by id {tx.dialect.for_update}"), bound)
+        tx.conn.execute(text(f"update lane set due_us = :due where {among}"), bound)
+    tx.dialect.notify(tx.conn, route)
+    return is_done
+
+
+_PIECE = 2_000  # lanes

@@ -46,7 +46,7 @@ class Crm(Vendor):
     def check(self, object_name: str, record: JsonObject) -> Flaw | None:
         return None  # nobody writes to it but the control server
 
-    def quota_headers(self, used: int) -> dict[str, str]:
+    def quota_headers(self, used: int, resets_s: int) -> dict[str, str]:
         most = self.settings.rate_limit or _QUOTA
         window_ms = _QUOTA_WINDOW_MS if self.settings.rate_limit is None else round(self.settings.rate_window_s * 1000)
         return {

@@ -33,6 +33,13 @@ class Support(Vendor):
         reset = {} if retry_after_s is None else {"ratelimit-reset": str(retry_after_s)}
         return super().throttled(retry_after_s).with_headers(reset)
 
+    def quota_headers(self, used: int, resets_s: int) -> dict[str, str]:
+        most = self.settings.rate_limit
+        if most is None:
+            return {}
+        left = str(max(0, most - used))
+        return {"ratelimit-limit": str(most), "ratelimit-remaining": left, "ratelimit-reset": str(resets_s)}
+
     def check(self, object_name: str, record: JsonObject) -> Flaw | None:
         return text_flaw(record, ["external_id", "subject"], "RecordInvalid")
 

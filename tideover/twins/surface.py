@@ -35,6 +35,10 @@ class Quota:
         self.used += 1
         return None
 
+    def resets_s(self, window_s: float) -> int:
+        """In how many whole seconds the present window ends."""
+        return max(0, math.ceil(self._began_s + window_s - time.monotonic()))
+
 
 class Surface:
     """One twin's ASGI application. `stopped` and `connections` belong to the port that it listens on."""
@@ -93,7 +97,8 @@ class Surface:
         finally:
             self._at_work -= 1
             self._keys_at_work -= key
-        return answer.with_headers(self._vendor.quota_headers(self._quota.used))
+        resets_s = self._quota.resets_s(self._vendor.settings.rate_window_s)
+        return answer.with_headers(self._vendor.quota_headers(self._quota.used, resets_s))
 
     def _refused(self, exchange: Exchange) -> Answer | None:
         settings = self._vendor.settings

@@ -87,8 +87,8 @@ class Vendor(ABC):
         """Whether a call shows the twin's credential."""
         return is_shown(CREDENTIALS[self.name], headers)
 
-    def quota_headers(self, used: int) -> dict[str, str]:
-        """What every answer says about quota after `used` calls in this window."""
+    def quota_headers(self, used: int, resets_s: int) -> dict[str, str]:
+        """What every answer says about quota after `used` calls in this window, which ends in `resets_s` seconds."""
         return {}
 
     def configure(self, changes: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def _create_lanes() -> None:
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
     )
     _partial_index("lane_waiting", "lane", ["route", "priority", "due_us", "id"], "state = 1")
-    _partial_index("lane_drained", "lane", ["due_us"], "state = 0")
+    _partial_index("lane_drained", "lane", ["route", "due_us", "id"], "state = 0")
     op.create_table(
         "record",
         sa.Column("lane", sa.BigInteger, nullable=False),
@@ -77,8 +77,14 @@ def _create_lanes() -> None:
         sa.PrimaryKeyConstraint("lane", "seq"),
     )
     if op.get_bind().dialect.name == "postgresql":
-        # Room in each page, so that claims and settles stay heap-only updates.
-        op.execute("alter table lane set (fillfactor = 60)")
+        # Room in each page, so that claims and settles stay heap-only updates; and dead entries of the index of waiting
+        # lanes go soon, however many lanes there are, as each claim would step over them.
+        op.execute(
+            "alter table lane set (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, "
+            "autovacuum_vacuum_threshold = 25000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off)"
+        )
+        # Retention removes a thirtieth a day: a fifth, the default, would be waited for too long.
+        op.execute("alter table record set (autovacuum_vacuum_scale_factor = 0.02)")
         # JSON of a kilobyte is not worth compressing on the way in and out.
         op.execute("alter table record alter column payload set storage external")
 
@@ -123,7 +129,9 @@ def _create_attempts() -> None:
         _text("closing", "''"),
     )
     _partial_index("parked_open", "parked", ["route", "id"], "closed_us = 0")
-    op.create_index("parked_lane", "parked", ["lane"])
+    op.create_index("parked_lane", "parked", ["lane", "seq"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("alter table attempt set (autovacuum_vacuum_scale_factor = 0.02)")
 
 
 def _create_books() -> None:
@@ -169,7 +177,25 @@ def _create_systems() -> None:
         _micros("paused_until_us"),
         _count("prober"),
         _micros("prober_until_us"),
-        _micros("rate_us"),
+        sa.Column("throttles", sa.Integer, nullable=False, server_default=sa.text("0")),
+    )
+    op.create_table(
+        "quota",
+        _text("system"),
+        _text("name"),
+        _count("used"),
+        _micros("until_us"),
+        _text("parts", "''"),
+        sa.PrimaryKeyConstraint("system", "name"),
+    )
+    op.create_table(
+        "call_share",
+        _text("system"),
+        _text("worker"),
+        sa.Column("wanted", sa.Integer, nullable=False),
+        sa.Column("held", sa.Integer, nullable=False),
+        _micros("until_us"),
+        sa.PrimaryKeyConstraint("system", "worker"),
     )
     op.create_table(
         "outage",
