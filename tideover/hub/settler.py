@@ -132,8 +132,7 @@ class Settler:
             )
             settling = asyncio.ensure_future(self._rt.store.settle(settlement))
             try:
-                self._count(batch, await asyncio.shield(settling))
-                return
+                settled = await asyncio.shield(settling)
             except HubUnavailable:
                 if self._rt.monotonic() >= last_call:
                     raise
@@ -144,6 +143,9 @@ class Settler:
                     self._count(batch, await settling)
                     batch.clear()
                 raise
+            else:
+                self._count(batch, settled)
+                return
 
     def _count(self, batch: Sequence[Run], settled: Settled) -> None:
         self._counts.delivered += settled.delivered
