@@ -11,19 +11,19 @@ belongs to a key is one range of lanes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from tideover.model import NewRecord, content_hash, record_id
 
 
-@dataclass(frozen=True, slots=True)
-class LaneTail:
+class LaneTail(NamedTuple):
     """The end of a lane: when it was born, the last place given, and the content that stands there.
 
     `priority`: the most urgent of its waiting records; 0 while none waits. `done_seq`: the last place that is settled.
     `gives_way`: nobody can have sent from it, so that older versions may give way to the newest. `is_tail`: its records
-    get lanes of their own.
+    get lanes of their own. `is_new`: the lane is not there yet. `state`, `due_us`: as the database has them.
     """
 
     born_us: int
@@ -33,10 +33,12 @@ class LaneTail:
     done_seq: int = 0
     gives_way: bool = False
     is_tail: bool = False
+    is_new: bool = False
+    state: int = 0
+    due_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A record with its place, and the id that follows from it. `has_own_lane`: no other record is in its lane."""
 
     lane: int
@@ -77,7 +79,7 @@ def place(
             end = tail.last_seq + 1
             own_lane, seq, done_seq = lane, end, tail.done_seq
         priority = min(tail.priority or record.priority, record.priority)
-        intake.tails[lane] = replace(tail, last_seq=end, done_seq=done_seq, last_hash=content, priority=priority)
+        intake.tails[lane] = tail._replace(last_seq=end, done_seq=done_seq, last_hash=content, priority=priority)
         identity = record_id(own_lane, tail.born_us, seq, content)
         intake.placed.append(
             Placed(own_lane, seq, identity, record.key, record.payload, record.priority, has_own_lane=tail.is_tail)
@@ -92,4 +94,4 @@ def _give_way(intake: Intake) -> None:
         older = tail.last_seq - 1 - tail.done_seq
         if tail.gives_way and older > 0:
             intake.superseded[lane] = older
-            intake.tails[lane] = replace(tail, done_seq=tail.last_seq - 1)
+            intake.tails[lane] = tail._replace(done_seq=tail.last_seq - 1)

@@ -6,7 +6,7 @@ written each time, so that a retry after a lost commit waits for the standby lik
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,11 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     """
     _move_cursor(tx, batch)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
-    tails = _lock_lanes(tx, batch, {lane: record.key for lane, record in keyed})
+    tails = _lock_lanes(tx, batch, {lane for lane, _ in keyed})
     intake = _place(tx, keyed, tails)
     _write_records(tx, batch.route, intake, sealer)
     _make_own_lanes(tx, batch.route, intake)
+    _make_lanes(tx, batch.route, intake, {lane: record.key for lane, record in keyed})
     _advance_lanes(tx, intake)
     parked = _park_broken(tx, batch, sealer)
     staged = len(intake.placed)
@@ -79,40 +80,35 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
 
 
-def _lock_lanes(tx: Transaction, batch: Batch, keys: dict[int, str]) -> dict[int, LaneTail]:
-    """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock."""
-    if not keys:
+def _lock_lanes(tx: Transaction, batch: Batch, lanes: Collection[int]) -> dict[int, LaneTail]:
+    """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock.
+
+    One that is not there, or that housekeeping removes at this moment, is new. Nobody else makes it meanwhile: whoever
+    stages holds the route's cursor.
+    """
+    if not lanes:
         return {}
-    tails: dict[int, LaneTail] = {}
-    while missing := sorted(keys.keys() - tails.keys()):
-        tails |= _lock_or_make(tx, batch, {lane: keys[lane] for lane in missing})
-    return tails
-
-
-def _lock_or_make(tx: Transaction, batch: Batch, keys: dict[int, str]) -> dict[int, LaneTail]:
-    """Those of the lanes that could be locked: one that housekeeping removes at this moment is asked for again."""
-    ids = sorted(keys)
-    tx.dialect.insert(
-        tx.conn,
-        schema.lane,
-        ("id", "route", "key", "born_us", "last_seq", "done_seq", "last_hash", "state"),
-        [(lane, batch.route, keys[lane], tx.now_us, 0, 0, b"", int(LaneState.IDLE)) for lane in ids],
-        "on conflict (id) do nothing",
-    )
     rows = tx.conn.execute(
         text(
             "select id, born_us, last_seq, last_hash, case when state = 0 then 0 else priority end, done_seq, "
-            f"{_SORTS[batch.order]} from lane where id {tx.dialect.in_list('ids')} "
+            f"{_SORTS[batch.order]}, state, due_us from lane where id {tx.dialect.in_list('ids')} "
             f"order by id {tx.dialect.for_update}"
         ),
-        {"ids": tx.dialect.array(ids)},
+        {"ids": tx.dialect.array(sorted(lanes))},
     )
-    return {row[0]: _tail(row) for row in rows}
+    found = {row[0]: _tail(row) for row in rows}
+    order = batch.order
+    fresh = LaneTail(
+        tx.now_us, 0, b"", gives_way=order is Order.LATEST, is_tail=order is Order.NONE, is_new=True, due_us=tx.now_us
+    )
+    return {lane: found.get(lane, fresh) for lane in lanes}
 
 
 def _tail(row: Row[Any]) -> LaneTail:
-    _, born_us, last_seq, last_hash, priority, done_seq, gives_way, is_tail = row
-    return LaneTail(born_us, last_seq, last_hash, priority, done_seq, bool(gives_way), bool(is_tail))
+    _, born_us, last_seq, last_hash, priority, done_seq, gives_way, is_tail, state, due_us = row
+    return LaneTail(
+        born_us, last_seq, last_hash, priority, done_seq, bool(gives_way), bool(is_tail), state=state, due_us=due_us
+    )
 
 
 # Whether its older versions may give way, and whether it is a tail. A lane that is leased or in doubt may have been
@@ -168,32 +164,33 @@ def _make_own_lanes(tx: Transaction, route: str, intake: Intake) -> None:
     tx.dialect.insert(tx.conn, schema.lane, columns, rows)
 
 
+def _make_lanes(tx: Transaction, route: str, intake: Intake, keys: Mapping[int, str]) -> None:
+    rows = [
+        (lane, route, keys[lane], tail.born_us, *_standing(tx, tail))
+        for lane, tail in sorted(intake.tails.items())
+        if tail.is_new
+    ]
+    tx.dialect.insert(tx.conn, schema.lane, ("id", "route", "key", "born_us", *_STANDING), rows)
+
+
 def _advance_lanes(tx: Transaction, intake: Intake) -> None:
-    """A lane that was idle is due now; one that waits keeps its turn, one that is held stays held. A tail was quiet
-    until now."""
-    if not intake.tails:
-        return
-    changed = sorted(intake.tails.items())
-    tx.dialect.update(
-        tx.conn,
-        schema.lane,
-        ("id", "last_seq", "done_seq", "last_hash", "priority"),
-        [(lane, tail.last_seq, tail.done_seq, tail.last_hash, tail.priority) for lane, tail in changed],
-    )
-    _touch(tx, "state = 1, due_us = :now", [lane for lane, tail in changed if not tail.is_tail])
-    _touch(tx, "due_us = :now", [lane for lane, tail in changed if tail.is_tail])
+    rows = [(lane, *_standing(tx, tail)) for lane, tail in sorted(intake.tails.items()) if not tail.is_new]
+    tx.dialect.update(tx.conn, schema.lane, ("id", *_STANDING), rows)
     if intake.superseded:  # what was tried in vain was another record
         fresh = {"ids": tx.dialect.array(sorted(intake.superseded))}
         tx.conn.execute(text(f"update lane set attempts = 0 where id {tx.dialect.in_list('ids')}"), fresh)
 
 
-def _touch(tx: Transaction, change: str, lanes: Sequence[int]) -> None:
-    """Change those of the lanes that are idle."""
-    if lanes:
-        tx.conn.execute(
-            text(f"update lane set {change} where state = 0 and id {tx.dialect.in_list('ids')}"),
-            {"now": tx.now_us, "ids": tx.dialect.array(lanes)},
-        )
+_STANDING = ("last_seq", "done_seq", "last_hash", "priority", "state", "due_us")
+
+
+def _standing(tx: Transaction, tail: LaneTail) -> tuple[Any, ...]:
+    """A lane that was idle is due now; one that waits keeps its turn, one that is held stays held. A tail was quiet
+    until now."""
+    state, due_us = tail.state, tail.due_us
+    if state == LaneState.IDLE:
+        state, due_us = (LaneState.IDLE if tail.is_tail else LaneState.WAITING), tx.now_us
+    return tail.last_seq, tail.done_seq, tail.last_hash, tail.priority, int(state), due_us
 
 
 def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
