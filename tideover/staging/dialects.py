@@ -99,18 +99,34 @@ class PostgreSQL:
         self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row], tail: str = ""
     ) -> None:
         if rows:
-            names = ", ".join(columns)
-            source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
-            statement = f"insert into {table.name} ({names}) select {names} from {source} {tail}"
-            conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+            source, values, bound = self._source(table, columns, rows)
+            chosen = ", ".join(values[c] for c in columns)
+            statement = f"insert into {table.name} ({', '.join(columns)}) select {chosen} from {source} {tail}"
+            conn.execute(text(statement), bound)
 
     def update(self, conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
         if rows:
-            source = self.columns("v", **{c: _sql_type(table, c) for c in columns})
+            source, values, bound = self._source(table, columns, rows)
             key, *rest = columns
-            sets = ", ".join(f"{c} = v.{c}" for c in rest)
-            statement = f"update {table.name} set {sets} from {source} where {table.name}.{key} = v.{key}"
-            conn.execute(text(statement), dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+            sets = ", ".join(f"{c} = {values[c]}" for c in rest)
+            statement = f"update {table.name} set {sets} from {source} where {table.name}.{key} = {values[key]}"
+            conn.execute(text(statement), bound)
+
+    def _source(
+        self, table: Table, columns: Sequence[str], rows: Sequence[Row]
+    ) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """A table expression over the rows, the SQL of each column's value, and what they bind. A column that has one
+        value in all rows is bound once: the driver looks at each element of an array."""
+        arrays: dict[str, str] = {}
+        values: dict[str, str] = {}
+        bound: dict[str, Any] = {}
+        for name, column in zip(columns, map(list, zip(*rows, strict=True)), strict=True):
+            kind = _sql_type(table, name)
+            if arrays and column[0] == column[-1] and column.count(column[0]) == len(column):
+                values[name], bound[name] = f"cast(:{name} as {kind})", column[0]
+            else:
+                arrays[name], values[name], bound[name] = kind, f"v.{name}", column
+        return self.columns("v", **arrays), values, bound
 
 
 class SQLite:
