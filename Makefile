@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
@@ -43,8 +45,16 @@ format: $(STAMP)  ## Let ruff write what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## Measure the store and the delivery beside a bare loop, in one run
-	$(BIN)/python -m bench
+bench: $(STAMP) $(BENCH_STAMP)  ## Measure it beside other systems and a bare loop, in one run (ARGS=--quick: ten minutes)
+	$(BIN)/python -m bench $(ARGS)
+
+# What is measured beside ours has pins of its own: an environment apart, so that they disturb nothing here.
+$(BENCH_STAMP): constraints-bench.txt
+	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
+	@echo "Installing the exact versions of constraints-bench.txt into $(BENCH_VENV) ..."
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r constraints-bench.txt
+	@$(BENCH_VENV)/bin/python -m pip check --disable-pip-version-check
+	@touch $(BENCH_STAMP)
 
 chaos: $(STAMP)  ## Kill and freeze real workers and servers, then hold both ends against each other
 	CHAOS_KILLS=$${CHAOS_KILLS:-20} CHAOS_SECONDS=$${CHAOS_SECONDS:-60} $(PYTEST) tests/chaos --timeout 1800 $(ARGS)
@@ -53,9 +63,10 @@ constraints:  ## Resolve every dependency anew: exact versions and hashes, for e
 	@test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev --output-file constraints.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --group pyproject.toml:bench --output-file constraints-bench.txt
 
 docs: $(STAMP)  ## Write the generated documents: configuration reference and schema
 	$(BIN)/python -m tideover.config.schema --markdown
 
 clean:  ## Remove .venv and everything that was generated
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build
+	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

@@ -3,13 +3,14 @@
 `POST /one` books a record under its `id`, `GET /find/KEY` says whether it did, `GET /health` that it is well. A line on
 stdin is a command, and each is answered with a line of JSON:
 
-    PROVIDER MODE    from now on: well, closed, hang or reset
+    PROVIDER MODE    from now on: well, closed, hang, reset or limit:N
     forget           what was booked
     tell             what each provider has seen since the last `tell`
 
 `closed`: the port is closed, connections are dropped. `hang`: a booking is neither done nor answered. `reset`: it is
 done, and the connection is dropped in the middle of the answer. Under `hang` and `reset` look-ups and probes are
-answered. All times are of the monotonic clock, which is one for the whole machine.
+answered. `limit:N`: of the bookings in any second, wherever it begins, N are done, and the others get a 429 with
+`Retry-After: 1`. All times are of the monotonic clock, which is one for the whole machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,15 +31,32 @@ from bench.sink import Sink, free_port
 
 PROVIDERS = ("primary", "backup")
 _CUT_SHORT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\r\n{"
+_TOO_MANY = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
 
 
 @dataclass
 class Seen:
-    """What a provider saw. `accepted_at`: its first booking that it confirmed; `spoilt`: bookings that it did not."""
+    """What a provider saw. `accepted_at`, `last_at`: its first and its newest booking that it confirmed, `gap_s` the
+    longest time between two; `spoilt`: bookings that it did not confirm; `doubled`: those of an `id` that it had."""
 
     accepted_at: float | None = None
+    last_at: float = 0.0
+    gap_s: float = 0.0
     accepted: int = 0
     spoilt: int = 0
+    doubled: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Bookings that came in."""
+        return self.accepted + self.spoilt
+
+    def accept(self) -> None:
+        now = time.monotonic()
+        if self.accepted_at is None:
+            self.accepted_at = self.last_at = now
+        self.accepted += 1
+        self.gap_s, self.last_at = max(self.gap_s, now - self.last_at), now
 
 
 @dataclass
@@ -48,10 +67,13 @@ class Provider:
     booked: set[str] = field(default_factory=set)
     connections: set[asyncio.WriteTransport] = field(default_factory=set)
     server: asyncio.Server | None = None
+    limit: int | None = None
+    recent: deque[float] = field(default_factory=deque)
 
     async def turn(self, mode: str) -> None:
         """Change the mode."""
-        self.mode = mode
+        self.mode, _, limit = mode.partition(":")
+        self.limit = int(limit) if limit else None
         if mode != "closed" and self.server is None:
             make = partial(Counter, self)
             self.server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", self.port)
@@ -60,6 +82,18 @@ class Provider:
             self.server = None
             for connection in list(self.connections):
                 connection.abort()
+
+    def is_over_limit(self) -> bool:
+        """Whether one more booking is too many now; one that is not, counts."""
+        if self.limit is None:
+            return False
+        now = time.monotonic()
+        while self.recent and self.recent[0] <= now - 1:
+            self.recent.popleft()
+        if len(self.recent) >= self.limit:
+            return True
+        self.recent.append(now)
+        return False
 
 
 class Counter(Sink):
@@ -84,17 +118,19 @@ class Counter(Sink):
             self._write(b'{"found":%s}' % (b"true" if path[6:].decode() in provider.booked else b"false"))
         elif provider.mode == "hang":
             seen.spoilt += 1
+        elif provider.is_over_limit():
+            seen.spoilt += 1
+            self._transport.write(_TOO_MANY)
         else:
-            provider.booked.add(orjson.loads(body)["id"])
+            key = orjson.loads(body)["id"]
+            seen.doubled += key in provider.booked
+            provider.booked.add(key)
             if provider.mode == "reset":
                 seen.spoilt += 1
-                self._transport.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\n\r\n{"
-                )
+                self._transport.write(_CUT_SHORT)
                 self._transport.close()
                 return
-            seen.accepted += 1
-            seen.accepted_at = seen.accepted_at or time.monotonic()
+            seen.accept()
             self._write(b'{"id":1}')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tempfile
 import warnings
@@ -20,7 +21,7 @@ from tideover.connectors.http.access import Access
 from tideover.connectors.http.rest import HttpConnector
 from tideover.connectors.port import Connector
 from tideover.hub.runtime import Runtime
-from tideover.model import NewRecord
+from tideover.model import Accepted, NewRecord, Outcome, Outgoing
 from tideover.staging.database import open_database
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
@@ -63,6 +64,11 @@ class Place:
         finally:
             await store.close()
 
+    def settle_down(self, store: Store) -> None:
+        """What filling left for PostgreSQL to do must not be done while something is measured."""
+        if store.database.dialect.name == "postgresql":
+            self.server.psql(f"\\c {store.database.url.database}\nvacuum analyze;\ncheckpoint;\n")
+
 
 @contextmanager
 def open_place(figures: Figures, *, is_quick: bool, kinds: Sequence[str]) -> Iterator[Place]:
@@ -89,16 +95,25 @@ def key_of(number: int, hot_keys: int | None) -> str:
     return f"k{number % hot_keys}" if hot_keys else f"k{number}"
 
 
-async def fill(store: Store, first: int, count: int, hot_keys: int | None = None, route: str = ROUTE) -> None:
-    """Stage records numbered from `first`, by batches; each differs from the one before of its key."""
-    size = 5_000
+async def fill(
+    store: Store, first: int, count: int, hot_keys: int | None = None, route: str = ROUTE, size: int = 5_000
+) -> None:
+    """Stage records numbered from `first`, by batches of `size`; each differs from the one before of its key."""
     for start in range(first, first + count, size):
         stop = min(start + size, first + count)
         records = [record(key_of(number, hot_keys), number) for number in range(start, stop)]
         await store.stage(Batch(route, "source", records))
 
 
-def hub_config(routes: dict[str, str], *, total_s: float = 10, concurrency: int = 32) -> Hub:
+def hub_config(
+    routes: dict[str, str],
+    *,
+    total_s: float = 10,
+    concurrency: int = 32,
+    rate: str | None = None,
+    order: str = "block",
+    has_probe: bool = False,
+) -> Hub:
     """A route to each target, all from one source; `routes` maps each to its operation: one, bulk or hang."""
     operations = {
         "one": {"path": "/one", "idempotency_header": "Idempotency-Key"},
@@ -109,14 +124,19 @@ def hub_config(routes: dict[str, str], *, total_s: float = 10, concurrency: int 
         "block": "tideover-open/x",
         "resolve": "natural",
         "timeouts": {"connect": "1s", "read": f"{total_s}s", "total": f"{total_s}s"},
-        "limits": {"concurrency": concurrency},
-        "rest": {"operations": operations, "streams": {"all": {"path": "/all"}}},
+        "limits": {"concurrency": concurrency, "rate": rate},
+        "rest": {
+            "operations": operations,
+            "streams": {"all": {"path": "/all"}},
+            "probe": {"path": "/health"} if has_probe else None,
+        },
     }
     described = {
         name: {
             "source": {"system": "source", "stream": "all"},
             "target": {"system": f"to-{name}", "operation": operation},
             "key": "id",
+            "order": order,
         }
         for name, operation in routes.items()
     }
@@ -128,14 +148,31 @@ def http_connector(name: str, system: System, url: str) -> HttpConnector:
     return HttpConnector(name, system.rest, Access(url), system.timeouts, system.limits)
 
 
+class Nowhere(HttpConnector):
+    """Every call is accepted without being sent, after `call_s` seconds."""
+
+    call_s = 0.0
+
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> Sequence[Outcome]:
+        if self.call_s:
+            await asyncio.sleep(self.call_s)
+        return [Accepted("ref")] * len(batch)
+
+
+def nowhere(name: str, system: System, call_s: float = 0.0) -> Nowhere:
+    connector = Nowhere(name, system.rest, Access("http://127.0.0.1:9"), system.timeouts, system.limits)
+    connector.call_s = call_s
+    return connector
+
+
 @asynccontextmanager
-async def running(place: Place, kind: str, config: Hub, url: str) -> AsyncIterator[Runtime]:
-    """A hub over a new database whose systems are all the sink."""
+async def running(place: Place, kind: str, config: Hub, url: str | None) -> AsyncIterator[Runtime]:
+    """A hub over a new database whose systems are all the sink; without a URL, they are nowhere."""
     store = Store(open_database(place.new_url(kind)))
     await store.migrate()
 
     async def connect(name: str, system: System) -> Connector:
-        return http_connector(name, system, url)
+        return nowhere(name, system) if url is None else http_connector(name, system, url)
 
     rt = Runtime(config, store, connect)
     try:

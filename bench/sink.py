@@ -19,6 +19,15 @@ import orjson
 _AGES: list[float] = []
 
 
+def response(body: bytes) -> bytes:
+    """A 200 with this JSON."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+ACCEPTED = response(b'{"id":1}')
+
+
 class Sink(asyncio.Protocol):
     """HTTP/1.1 with a length on every request; one after the other on each connection."""
 
@@ -55,8 +64,7 @@ class Sink(asyncio.Protocol):
         self._write(answer)
 
     def _write(self, answer: bytes) -> None:
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
-        self._transport.write(head + answer)
+        self._transport.write(response(answer))
 
 
 def free_port() -> int:
