@@ -193,7 +193,7 @@ async def audited(rt: Runtime, route: str = "orders") -> RouteAudit:
     return found[route]
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     give_up = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up, "the condition never came true"

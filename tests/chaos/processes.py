@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 _PORT_RANGE = range(20_000, 32_000, 10)  # below what kernels give to outgoing connections
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 45) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 120) -> None:
     """Wait until it is true; what was waited for is in the failure."""
     give_up = time.monotonic() + timeout_s
     while not await condition():
@@ -106,7 +106,7 @@ class WorkerProcess(Child):
         newest = {fact["target"]: fact[name] for fact in self.told("delivered")}
         return sum(newest.values())
 
-    async def until_told(self, what: str, more_than: int = 0, timeout_s: float = 45) -> None:
+    async def until_told(self, what: str, more_than: int = 0, timeout_s: float = 120) -> None:
         async def has_told() -> bool:
             assert self.is_alive, self.log.read_text()[-4000:]
             return len(self.told(what)) > more_than

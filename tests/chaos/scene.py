@@ -186,7 +186,7 @@ class Scene:
 
         await eventually(is_there, f"{count} more effects")
 
-    async def until_delivered(self, timeout_s: float = 60) -> None:
+    async def until_delivered(self, timeout_s: float = 120) -> None:
         async def is_delivered() -> bool:
             return await self.is_staged() and await self.waiting() == 0
 

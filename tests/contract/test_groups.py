@@ -651,7 +651,6 @@ async def test_reroute_after_two_workers_claim_at_once_opens_one_case(shop: Shop
     assert len(await shop.store.cases(Cases())) == 1
 
 
-@pytest.mark.timeout(60)
 async def test_concurrent_claims_and_settlements_of_a_moving_group_never_deadlock(postgres: Postgres) -> None:
     url = postgres.new_database()
     stores = [Store(open_database(url), spread=lambda: 0.5) for _ in range(3)]

@@ -67,10 +67,10 @@ async def stage(rt: Runtime, *keys: str, route: str = "orders") -> None:
 
 
 async def deliver(rt: Runtime, *, target: str = "erp", linger_s: float = 0.0) -> Progress:
-    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s).run(), 30)
+    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s).run(), 90)
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 45) -> None:
     give_up = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up, "the condition never came true"

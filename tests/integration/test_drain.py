@@ -81,7 +81,7 @@ async def test_after_an_outage_the_first_calls_are_few_and_grow(database_url: st
         erp.seen.clear()
         erp.answer, erp.probe_outcome = lambda _: Accepted(), Accepted()
         running_delivery = asyncio.create_task(Delivery(rt, "erp", linger_s=60.0).run())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(erp.effects) < 600:
                 await asyncio.sleep(0.01)
         running_delivery.cancel()

@@ -424,7 +424,7 @@ async def test_order_whose_answer_was_lost_is_rerouted_and_voided_where_it_is_to
         stop = asyncio.Event()
         delivery = asyncio.create_task(Delivery(rt, "shipping", linger_s=60, stop=stop).run())
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 while not carriers[B].effects:
                     await asyncio.sleep(0.05)
                 a.loses_answer, a.probe_outcome, a.says = False, Accepted(), lambda _: None

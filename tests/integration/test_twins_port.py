@@ -47,7 +47,7 @@ async def test_port_opened_twice_and_shut_twice_is_open_and_shut(port: Port) -> 
 async def test_port_sends_small_pieces_at_once(port: Port) -> None:
     await port.open()
     _, writer = await asyncio.open_connection("127.0.0.1", port.number)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not port.connections:
             await asyncio.sleep(0)
     (connection,) = port.connections
@@ -61,7 +61,7 @@ async def test_port_when_shut_resets_an_open_connection(port: Port) -> None:
     await port.open()
     reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
     writer.write(b"GET / HTTP/1.1\r\nhost: twin\r\n")  # a request that is not complete
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not port.connections:
             await asyncio.sleep(0)
     await port.shut()
