@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.clihubs import make_hub, tideover
+from tideover.cli.demo.processes import free_ports
 from tideover.cli.project import FILES, lay_project
 from tideover.errors import Refused
 
@@ -205,19 +206,26 @@ def test_unknown_command_ends_with_2() -> None:
 # --- twins ------------------------------------------------------------------------------------------------------
 
 
+def _twins(folder: Path) -> tuple[subprocess.Popen[str], list[dict[str, str]]]:
+    """They take ports in a row; where somebody has one of these by then, they say so, and others are tried."""
+    only = ["--only", "crm", "--only", "erp"]
+    command = [sys.executable, "-m", "tideover.cli", "--json", "twins", "--folder", str(folder), *only]
+    for _ in range(10):
+        (base,) = free_ports(1)
+        process = subprocess.Popen([*command, "--port-base", str(base)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        if first.rstrip().endswith("}"):
+            return process, [json.loads(first), *(json.loads(process.stdout.readline()) for _ in range(2))]
+        process.communicate(timeout=60)
+    pytest.fail("no row of free ports was found")
+
+
 @pytest.fixture(scope="module")
 def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The control address of twins that `tideover twins` runs."""
-    from tideover.cli.demo.processes import free_ports
-
-    (base,) = free_ports(1)
-    folder = tmp_path_factory.mktemp("twins")
-    only = ["--only", "crm", "--only", "erp"]
-    command = [sys.executable, "-m", "tideover.cli", "--json", "twins", "--folder", str(folder), *only]
-    process = subprocess.Popen([*command, "--port-base", str(base)], stdout=subprocess.PIPE, text=True)
+    process, told = _twins(tmp_path_factory.mktemp("twins"))
     try:
-        assert process.stdout is not None
-        told = [json.loads(process.stdout.readline()) for _ in range(3)]
         yield next(one["url"] for one in told if one["name"] == "control")
     finally:
         process.terminate()

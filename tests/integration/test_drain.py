@@ -139,8 +139,8 @@ async def test_system_that_is_overloaded_above_some_calls_is_driven_at_about_the
         await asyncio.gather(lingering, return_exceptions=True)
         await assert_conserved(rt)
     settled = erp.seen[300:-50]
-    assert max(settled) <= 2 * 4
-    assert sum(settled) / len(settled) >= 0.4 * 4
+    assert sum(calls > 2 * 4 for calls in settled) <= 0.05 * len(settled)
+    assert 0.4 * 4 <= sum(settled) / len(settled) <= 1.5 * 4
     assert len(erp.seen) <= 1.5 * 1_000
 
 

@@ -80,15 +80,29 @@ def test_saturated_run_when_the_limit_is_large_uses_nearly_all_of_it(calls: int,
     assert 0.95 * 20 * calls - 1 <= total <= 20 * calls
 
 
-@pytest.mark.parametrize(("every_us", "share"), [(3_000, 0.95), (25_000, 0.93), (99_000, 0.9)])
-def test_saturated_run_when_it_is_asked_rarely_still_uses_most_of_the_limit(every_us: int, share: float) -> None:
-    gauge = Gauge(RateRule(100, 1))
-    total = 0
-    while gauge.now_us < 20 * SECOND_US:
+@pytest.mark.parametrize(
+    ("rule", "every_us", "share"),
+    [
+        (RateRule(100, 1), 3_000, 0.95),
+        (RateRule(500, 1), 20_000, 0.95),
+        (RateRule(6_000, 60), 25_000, 0.95),
+        (RateRule(6_000, 60), 999_000, 0.9),
+    ],
+)
+def test_saturated_run_when_it_is_asked_rarely_still_uses_most_of_the_limit(
+    rule: RateRule, every_us: int, share: float
+) -> None:
+    gauge = Gauge(rule)
+    total, windows = 0, 20
+    while gauge.now_us < windows * rule.window_us:
         total += gauge.take(10**6)
         gauge.now_us += every_us
-    assert total >= share * 20 * 100
-    assert gauge.fullest_window <= 100
+    assert total >= share * windows * rule.calls
+    assert gauge.fullest_window <= rule.calls
+
+
+def test_short_window_lets_little_go_at_once() -> None:
+    assert (RateRule(500, 1).burst, RateRule(500, 10).burst, RateRule(5, 1).burst) == (12, 62, 1)
 
 
 def test_permits_after_more_was_spent_than_there_was_pays_the_debt_first() -> None:

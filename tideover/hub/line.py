@@ -37,7 +37,6 @@ from tideover.staging.systems import Gate
 
 HAND_LANES = 1_000
 HAND_S = 0.25
-RATED_HAND_S = 0.05  # of a system with a rate limit
 SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
@@ -81,9 +80,7 @@ class Line:
         self._terms, self._rt, self._connector = terms, rt, connector
         self._concurrency = rt.system(system).limits.concurrency
         self._slots = Slots(self._concurrency, is_restored=is_draining)
-        rates = rt.system(system).limits.rate or ()
-        self._is_rated = bool(rates)
-        self._ahead = int(min((rate.calls / rate.window_s for rate in rates), default=0.0) * RATED_HAND_S)
+        self._is_rated = rt.system(system).limits.rate is not None
         self._call_s = rt.system(system).timeouts.total
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
@@ -161,15 +158,14 @@ class Line:
         A full hand lasts for a moment at the pace of the last seconds: a claim and a settlement take their time, and
         the senders must not wait for them. It holds no more than that, as all of it is in doubt should we vanish.
 
-        Under a rate limit, which counts what is claimed, there is room only for what is sent at once, and for what the
-        limit lets through while one claim is made: what had gathered in the hand while the system was slow would go out
-        in one go.
+        Under a rate limit, which counts what is claimed, there is room only for what is sent at once: what had gathered
+        in the hand while the system was slow would go out in one go.
         """
         allowed = self._slots.allowed
         if not (self._is_open and allowed):
             return 0
         if self._is_rated:
-            return max((allowed - self._slots.busy) * self._size(route) + self._ahead - len(self._hand), 0)
+            return max((allowed - self._slots.busy) * self._size(route) - len(self._hand), 0)
         least = 2 * allowed * self._size(route)
         wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
         room = wanted - self._hand.count(route)

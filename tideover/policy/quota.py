@@ -3,8 +3,11 @@
 A **rate** is N per window of any length. An eighth of N may go at once after a rest, and the rest evenly: the generic
 cell rate algorithm (GCRA: ITU-T I.371, appendix; a leaky bucket as one instant). Besides, what went is counted in
 hundredths of the window, each of which counts in full until all of it is past: so no window of that length, wherever
-it begins, ever holds more than N. Both reckon with a window that is a little longer, since what is let go evenly does
-not arrive evenly; in the long run 96 % of N go.
+it begins, ever holds more than N.
+
+What is let go evenly does not arrive evenly. So both reckon with a window that is 3 % longer, and in the long run 96 %
+of N go. Of a window that is so short that a call's own time is more than these 3 %, only a 40th of N goes at once: what
+goes in a burst comes round again in each window, and a refusal costs more than what is lost when somebody asks late.
 
 A **budget** is N per day or month of a provider's calendar: a counter that begins anew at the reset. A part of it is
 kept for live traffic, less and less as the reset comes near: a backlog can't use all of a day in its morning, and
@@ -24,7 +27,8 @@ from tideover.model import SECOND_US, instant
 LIVE_S = 60.0  # while a limit is short: what became due no longer ago than this is live, the rest is backlog
 BACKLOG_SHARE = 0.2  # of what can be sent, so much goes to a backlog while live traffic could use all of it
 LONGEST_GUESS_S = 900.0  # a pause that nobody measured out does not grow beyond it
-_BURST_SHARE = 8
+_BURST_SHARE, _SHORT_BURST_SHARE = 8, 40
+_SHORT_WINDOW_S = 10.0
 _PARTS = 100  # of a window
 
 
@@ -43,7 +47,7 @@ class RateRule:
     @property
     def burst(self) -> int:
         """How many may go at once after a rest."""
-        return max(1, self.calls // _BURST_SHARE)
+        return max(1, self.calls // (_SHORT_BURST_SHARE if self.window_s < _SHORT_WINDOW_S else _BURST_SHARE))
 
     @property
     def window_us(self) -> int:
