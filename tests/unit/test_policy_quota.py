@@ -85,7 +85,7 @@ def test_saturated_run_when_the_limit_is_large_uses_nearly_all_of_it(calls: int,
     [
         (RateRule(100, 1), 3_000, 0.95),
         (RateRule(500, 1), 20_000, 0.95),
-        (RateRule(6_000, 60), 25_000, 0.95),
+        (RateRule(6_000, 60), 250_000, 0.95),
         (RateRule(6_000, 60), 999_000, 0.9),
     ],
 )
