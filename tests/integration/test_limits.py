@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from tests.fakes import FakeSystem
 from tests.hubs import hub_config, running
 from tests.twinhubs import TwinSecrets, audited, deliver, read, twin_hub
 from tideover.cli.gates import reason, state
-from tideover.hub import intake, overview
+from tideover.errors import HubUnavailable
+from tideover.hub import intake, overview, sharing
 from tideover.hub.delivery import Delivery
 from tideover.hub.probing import probe_system
 from tideover.hub.progress import Ending, Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import Accepted, Outcome, Outgoing, Unknown
+from tideover.staging.shares import Ask
 from tideover.twins import TwinHost
 
 TICKETS: dict[str, Any] = {
@@ -111,6 +113,54 @@ async def test_cap_of_calls_under_way_holds_for_all_workers_together(database_ur
         assert sum(progress.delivered for progress in done) == 400
     assert 1 <= erp.most_in_flight <= 3
     assert await sql(database_url, "select count(*) from call_share") == [(0,)], "who ends gives its share up"
+
+
+async def test_share_that_lapsed_begins_no_call_until_there_is_one_again(
+    database_url: str, erp: FakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with nothing to do gets the same share before and after: it must hear of it all the same."""
+    monkeypatch.setattr(sharing, "TTL_S", 1.5)
+    async with running(limited(in_flight=3), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        asked = Shares(rt)
+        stop = asyncio.Event()
+        delivery = asyncio.create_task(run(rt, linger_s=60.0, stop=stop))
+        await until(lambda: asked.answered > 0)
+        asked.is_away = True
+        await until(lambda: asked.refused_for_s > 2 * sharing.TTL_S)
+        await stage(rt, "a")
+        await until(lambda: asked.refused_for_s > 3 * sharing.TTL_S)
+        assert erp.calls == 0
+        asked.is_away = False
+        await until(lambda: erp.calls == 1)
+        stop.set()
+        assert (await delivery).delivered == 1
+
+
+class Shares:
+    """Asks for shares on their way to the store, which may not get there."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self.is_away, self.answered = False, 0
+        self._refused_at: list[float] = []
+        self._share, rt.store.share = rt.store.share, self.share  # type: ignore[method-assign]
+
+    async def share(self, ask: Ask) -> int:
+        if self.is_away:
+            self._refused_at.append(asyncio.get_running_loop().time())
+            raise HubUnavailable("it does not answer")
+        calls = await self._share(ask)
+        self.answered += 1
+        return calls
+
+    @property
+    def refused_for_s(self) -> float:
+        return self._refused_at[-1] - self._refused_at[0] if self._refused_at else 0.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_delivery_pauses_by_itself_when_an_answer_said_that_nothing_is_left(

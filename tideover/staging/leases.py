@@ -132,16 +132,21 @@ def _size(wish: Claim, desk: Desk) -> int:
 
 def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int) -> list[Head]:
     """For a system that takes whatever comes: the lanes of all priorities in one statement, of which as much is run as
-    it takes to find so many."""
+    it takes to find so many.
+
+    Each lane's columns come from the select that locks it: PostgreSQL gives these as they are under the lock. Another
+    look at the lane in the same statement would give them as they were when it began, before somebody else's commit.
+    """
     free, bound = _free(ready)
     one_level = (
-        "select id from (select id from lane where route = :route and state = 1 and priority = {priority} "
+        f"select {_HEAD}, priority from (select {_HEAD}, priority from lane "
+        "where route = :route and state = 1 and priority = {priority} "
         f"and due_us <= :now and lease_until_us <= :now and {free} order by due_us, id limit :n "
         f"{tx.dialect.skip_locked}) as p{{priority}}"
     )
     levels = " union all ".join(one_level.format(priority=priority) for priority in PRIORITIES)
     rows = tx.conn.execute(
-        text(f"select {_HEAD}, priority from lane where id in (select id from ({levels}) as due limit :n)"),
+        text(f"select {_HEAD}, priority from ({levels}) as due limit :n"),
         {"route": wish.route, "now": tx.now_us, "n": size, **bound},
     ).all()
     return [Head(*row[:-1]) for row in sorted(rows, key=lambda row: (row.priority, row.due_us, row.id))]
