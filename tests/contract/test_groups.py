@@ -30,7 +30,7 @@ from tideover.model import (
 )
 from tideover.policy.breaker import BreakerRule, Result
 from tideover.policy.failover import FailbackRule, GroupRule, Phase
-from tideover.policy.quota import LimitRule, RateRule
+from tideover.policy.quota import BudgetRule, LimitRule, RateRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import groups, leases, systems
@@ -356,6 +356,15 @@ async def test_rate_limit_ends_a_run_and_says_how_long_to_wait(shop: Shop) -> No
 # --- canaries and turns -------------------------------------------------------------------------------------
 
 
+async def test_quota_that_is_used_up_is_not_waited_for_while_another_provider_has_room(shop: Shop) -> None:
+    shop.limits = {A: LimitRule(budget=BudgetRule(1, "month"))}
+    await shop.stage(("k", 1))
+    await shop.settle((await shop.claim({A: 1}))[0], Accepted())
+    assert (await shop.claimed({A: 1})).quota_wait_s > 0
+    claimed = await shop.claimed({A: 1, B: 1})
+    assert (claimed.quota_wait_s, list(claimed.used_up)) == (0, [A])
+
+
 async def canary(shop: Shop) -> None:
     """The preferred provider was down, and has been well for its dwell."""
     await shop.store.group(GROUP, shop.rule)
@@ -582,6 +591,30 @@ async def test_unknown_after_max_hold_is_resolved_first_where_its_provider_is_ba
     [lease] = await shop.claim()
     assert (lease.system, lease.records[0].in_doubt) == (A, True)
     assert await shop.store.cases(Cases()) == []
+
+
+@pytest.mark.parametrize("reroute_after_s", [30, None])
+async def test_unknown_at_a_provider_whose_quota_is_used_up_is_held_or_rerouted_as_with_any_pause(
+    shop: Shop, reroute_after_s: float | None
+) -> None:
+    shop.set(reroute_after_s=reroute_after_s)
+    await shop.stage(("k", 1))
+    shop.limits = {A: LimitRule(budget=BudgetRule(1, "month"))}
+    [lost] = await shop.claim({A: 1})
+    await shop.doubted(lost)
+    shop.clock.move(29)
+    assert await shop.claim() == []
+    shop.clock.move(1)
+    found = await shop.claim()
+    cases = [(case.record, case.system) for case in await shop.store.cases(Cases())]
+    if reroute_after_s is None:
+        assert (found, cases) == ([], [])
+        shop.clock.move(32 * 86_400)
+        [lease] = await shop.claim()
+        assert (lease.system, lease.records[0].in_doubt) == (A, True)
+    else:
+        assert [(lease.system, lease.records[0].in_doubt) for lease in found] == [(B, False)]
+        assert cases == [(lost.records[0].id, A)]
 
 
 @pytest.mark.parametrize("still_reroutes", [True, False])

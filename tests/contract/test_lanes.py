@@ -3,7 +3,8 @@ lane of its own, and a claim takes more of a lane where few wait."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -14,7 +15,7 @@ from tideover.model import SECOND_US, Accepted, Lease, NewRecord, Order, Outcome
 from tideover.policy.breaker import BreakerRule, State
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
-from tideover.staging import reports
+from tideover.staging import leases, reports
 from tideover.staging.database import open_database
 from tideover.staging.desks import Claim
 from tideover.staging.parking import Parked, Selection
@@ -343,3 +344,62 @@ async def test_whole_run_is_in_doubt_when_its_worker_vanishes_and_nothing_more(l
     lanes.ahead_us = 3_600 * SECOND_US
     [lease] = await lanes.claim(lanes=20, longest=100)
     assert [record.in_doubt for record in lease.records] == [True] * 50
+
+
+# --- two workers --------------------------------------------------------------------------------------------
+
+
+class SlowClaim:
+    """Holds claims for a moment on PostgreSQL between what their statement sees, which is as of its beginning, and the
+    locks that it takes."""
+
+    def __init__(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_slow = lanes.store.database.dialect.name == "postgresql"
+        self._free = leases._free
+        monkeypatch.setattr(leases, "_free", self.free)
+
+    def free(self, ready: Sequence[str]) -> tuple[str, dict[str, str]]:
+        condition, bound = self._free(ready)
+        if not self._is_slow:
+            return condition, bound
+        self._is_slow = False  # only the first one
+        return f"{condition} and (select count(*) from pg_sleep(1)) = 1", bound
+
+    @staticmethod
+    async def begun(database_url: str) -> None:
+        """Wait until the slow statement runs, or was no slow one."""
+        if database_url.startswith("postgresql"):
+            asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+            while await sql(database_url, asleep) == [(0,)]:
+                await asyncio.sleep(0.01)
+
+
+async def test_claim_beside_another_workers_takes_the_lane_up_where_that_one_left_it(
+    lanes: Lanes, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lanes.stage(*(("a", n) for n in range(20)))
+    slow = SlowClaim(lanes, monkeypatch)
+    claiming = asyncio.create_task(lanes.claim(depth=10))
+    await slow.begun(database_url)
+    sent = await lanes.deliver()
+    late = await claiming
+    await lanes.settle(*(report(lease, *[Accepted()] * len(lease.records)) for lease in late))
+    assert sorted(map(str, sent + contents(late) + await lanes.deliver())) == sorted(map(str, range(20)))
+    assert (await lanes.audit()).delivered == 20
+
+
+async def test_claim_beside_a_stage_that_supersedes_takes_the_newest_version(
+    lanes: Lanes, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the older one would be sent, and the newest counted in its place."""
+    lanes.order = Order.LATEST
+    await lanes.stage(("a", 1))
+    slow = SlowClaim(lanes, monkeypatch)
+    claiming = asyncio.create_task(lanes.claim())
+    await slow.begun(database_url)
+    await lanes.stage(("a", 2))
+    late = await claiming
+    await lanes.settle(*(report(lease, *[Accepted()] * len(lease.records)) for lease in late))
+    sent = contents(late) + await lanes.deliver()
+    assert sent[-1] == 2
+    assert (await lanes.audit()).waiting == 0

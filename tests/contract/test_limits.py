@@ -31,6 +31,7 @@ from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import quotas, systems
 from tideover.staging.database import open_database
 from tideover.staging.desks import Claim, GroupWish
+from tideover.staging.leases import SCAN
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.shares import Ask
 from tideover.staging.stage import Batch
@@ -301,6 +302,20 @@ async def test_short_rate_without_an_outage_lets_fresh_records_go_before_old_one
     given = kinds(await hub.claim(100))
     assert given.total() == 10
     assert given["new"] >= 7
+
+
+async def test_claim_of_what_is_kept_for_live_traffic_does_not_go_through_the_backlog(hub: Hub) -> None:
+    """It is long and gets nothing; and who went through it in vain rests, while live traffic waits."""
+    hub.rule = LimitRule(budget=BudgetRule(200, reserve=1.0))
+    await hub.stage("old", SCAN + 200)
+    hub.clock.move(LIVE_S + 1)
+    assert kinds(await hub.claim(200)) == {"old": 101}, "it is noon, and a minute: half of the day's"
+    for n in range(3):
+        await hub.stage(f"new-{n}-", 5)
+        hub.clock.move(1)
+        claimed = await hub.claimed(30)
+        assert claimed.mark is None
+        assert kinds(claimed.leases) == {f"new-{n}-": 5}
 
 
 async def test_reserve_of_a_budget_is_not_for_the_backlog(hub: Hub) -> None:

@@ -21,7 +21,9 @@ from tideover.hub.probing import probe_system
 from tideover.hub.progress import Ending, Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import Accepted, Outcome, Outgoing, Unknown
+from tideover.staging.desks import Claim
 from tideover.staging.shares import Ask
+from tideover.staging.store import Claimed
 from tideover.twins import TwinHost
 
 TICKETS: dict[str, Any] = {
@@ -84,6 +86,29 @@ async def test_used_up_quota_of_the_day_pauses_the_route_until_its_reset(databas
         assert reason(view.systems["erp"]) == progress.gate.pause
         assert view.outages == []
         assert (await rt.store.audit(["orders"]))[0].waiting == 7
+
+
+async def test_quota_that_is_used_up_for_long_is_asked_for_rarely_while_a_call_hangs(
+    database_url: str, erp: FakeSystem
+) -> None:
+    async with running(limited(quota={"records": 1}), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        claim, claims = rt.store.claim, 0
+
+        async def counted(wish: Claim) -> Claimed:
+            nonlocal claims
+            claims += 1
+            return await claim(wish)
+
+        rt.store.claim = counted  # type: ignore[method-assign]
+        await stage(rt, "a", "b")
+        erp.open.clear()
+        delivery = asyncio.create_task(run(rt))
+        await until(lambda: erp.in_flight == 1)
+        before = claims
+        await asyncio.sleep(1.5)
+        assert claims - before < 25
+        erp.open.set()
+        assert (await delivery).delivered == 1
 
 
 async def test_quota_of_the_day_is_not_spent_on_what_was_given_back(database_url: str, erp: FakeSystem) -> None:

@@ -198,7 +198,7 @@ class Delivery:
         if got:
             return True
         if not self._is_idle:
-            if self._quota_wait_s:
+            if 0 < self._quota_wait_s <= SLOW_POLL_S:
                 await self._rt.sleep(QUOTA_POLL_S)  # whatever stirs, there is no more quota: let some gather
             else:
                 await self._something_stirred()

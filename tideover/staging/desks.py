@@ -128,6 +128,11 @@ class Desk(Protocol):
         """Lanes that became due after it are live traffic and go before the backlog; None while there is none."""
         ...
 
+    @property
+    def has_room_for_backlog(self) -> bool:
+        """Whether a lane that is no live traffic could be given away."""
+        ...
+
     def set_aside(self, is_on: bool) -> None:
         """Keep the backlog's share back while live traffic is looked for."""
         ...
@@ -157,6 +162,10 @@ class RoomyDesk:
     @property
     def live_since_us(self) -> int | None:
         return self._rooms.live_since_us
+
+    @property
+    def has_room_for_backlog(self) -> bool:
+        return self._rooms.has_room_for_backlog
 
     @property
     def ready(self) -> Sequence[str]:
@@ -211,6 +220,10 @@ class ProbeDesk:
     def room(self) -> int:
         return self._room
 
+    @property
+    def has_room_for_backlog(self) -> bool:
+        return self._room > 0
+
     def set_aside(self, is_on: bool) -> None:
         pass
 
@@ -253,15 +266,21 @@ class GroupDesk(RoomyDesk):
         super().__init__(rooms)
         self._wish, self._rule, self._now_us, self._lease_us = wish, wish.rule, tx.now_us, lease_us
         self._health = {name: groups.health_of(row) for name, row in rows.items()}
-        self._open = [name for name in self._rule.providers if rows[name].gate(tx.now_us).lets_through]
+        used_up = rooms.used_up
+        gates = {name: rows[name].gate(tx.now_us) for name in self._rule.providers}
+        self._open = [name for name, gate in gates.items() if gate.lets_through and name not in used_up]
         self.state = groups.current(tx, wish.name, self._rule, self._health)
         self._is_changed = False
         if any(may_have_canary(trust, self._rule.failback, tx.now_us) for trust in self.state.trusts.values()):
             self.state = groups.current(tx, wish.name, self._rule, self._health, is_exclusive=True)
-        for name, it in rooms.used_up.items():
+        for name, it in used_up.items():
             health = self._health[name]
             self._health[name] = replace(health, paused_until_us=max(health.paused_until_us, it.until_us))
         self._shunned: Mapping[tuple[int, str], set[str]] = {}
+
+    @property
+    def ready(self) -> Sequence[str]:
+        return [name for name in super().ready if name in self._open]
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         # Also where nothing is rerouted any more: what once was is shunned until its case is closed.

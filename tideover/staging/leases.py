@@ -113,9 +113,12 @@ def _live(tx: Transaction, wish: Claim, desk: Desk, at: Mark) -> Iterator[tuple[
 def _sweep(
     tx: Transaction, wish: Claim, desk: Desk, at: Mark, given: Collection[int]
 ) -> Iterator[tuple[list[Head], Mark]]:
-    """What is due of one priority, from a mark on, but for what is given already."""
+    """What is due of one priority, from a mark on, but for what is given already; and for the backlog, once what is
+    left is kept for live traffic: it may be long, and none of it would be taken."""
     seen = len(given) if desk.live_since_us is not None else 0
     while desk.room > 0:
+        if desk.live_since_us is not None and not desk.has_room_for_backlog:
+            at = max(at, (at[0], desk.live_since_us + 1, 0))
         size = min(_size(wish, desk) + seen, SCAN)
         heads = _due(tx, wish, desk.ready, at, size)
         if heads:

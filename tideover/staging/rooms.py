@@ -40,6 +40,11 @@ class Rooms:
         return sum(self.lanes(name) for name in self._lanes)
 
     @property
+    def has_room_for_backlog(self) -> bool:
+        """Whether some system can get a lane that is no live traffic."""
+        return any(self.lanes(name, is_live=False) for name in self._lanes)
+
+    @property
     def open(self) -> list[str]:
         """The systems that have room, whatever their limits say: what is in doubt may go there."""
         return [name for name, room in self._lanes.items() if room > 0]
@@ -60,8 +65,12 @@ class Rooms:
 
     @property
     def wait_s(self) -> float:
-        """How long until a system whose limits let nothing more through now gets more; 0 where there is none."""
-        return self._quotas.wait_s(is_live=self.live_since_us is None)
+        """How long until a system whose limits let nothing more through now gets more; 0 where there is none, or where
+        another one has room."""
+        is_live = self.live_since_us is None
+        if any(self.lanes(name, is_live=is_live) for name in self._lanes):
+            return 0.0
+        return self._quotas.wait_s(is_live=is_live)
 
     @property
     def used_up(self) -> Mapping[str, UsedUp]:

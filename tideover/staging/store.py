@@ -47,8 +47,8 @@ class Claimed:
     """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
 
     `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
-    `quota_wait_s`: how long until a system whose limits are used up may get more; 0 where none is. `used_up`: the
-    gates, as people should see them, of the systems whose quota for the day or month is used up.
+    `quota_wait_s`: how long until a system whose limits are used up may get more; 0 where none is, or another one has
+    room. `used_up`: the gates, as people should see them, of the systems whose quota for the day or month is used up.
     """
 
     gates: Mapping[str, systems.Gate]
