@@ -26,7 +26,7 @@ from tideover.hub.reconciling import Reconciler
 from tideover.hub.routing import Shape, group_wish
 from tideover.hub.runs import Held, Run, Sender
 from tideover.hub.runtime import Runtime
-from tideover.hub.settler import Counts, Settler
+from tideover.hub.settler import BATCH, Counts, Settler
 from tideover.hub.slots import Slots
 from tideover.model import NORMAL, SECOND_US, Lease, LookUp, Outcome
 from tideover.policy.breaker import State
@@ -37,6 +37,7 @@ from tideover.staging.systems import Gate
 
 HAND_LANES = 1_000
 HAND_S = 0.25
+UNSETTLED_LANES = 2 * BATCH  # one settlement is written and one gathers; what is beyond that is a jam
 SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
@@ -157,6 +158,8 @@ class Line:
 
         A full hand lasts for a moment at the pace of the last seconds: a claim and a settlement take their time, and
         the senders must not wait for them. It holds no more than that, as all of it is in doubt should we vanish.
+        What is sent and waits to be settled takes room, too: where calls are faster than the database, it would grow
+        without end, and outlast its leases.
 
         Under a rate limit, which counts what is claimed, there is room only for what is sent at once: what had gathered
         in the hand while the system was slow would go out in one go.
@@ -168,7 +171,7 @@ class Line:
             return max((allowed - self._slots.busy) * self._size(route) - len(self._hand), 0)
         least = 2 * allowed * self._size(route)
         wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
-        room = wanted - self._hand.count(route)
+        room = wanted - self._hand.count(route) - max(len(self._settler) - UNSETTLED_LANES, 0)
         return room if 2 * room >= wanted else 0
 
     def longest_run(self, route: str) -> int:

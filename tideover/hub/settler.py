@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -56,8 +57,8 @@ class Settler:
         self._group, self._on_settled = group, on_settled
         self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
         self._counts, self._on_gate = counts, on_gate
-        self._runs: list[Run] = []
-        self._is_writing = False
+        self._runs: deque[Run] = deque()
+        self._under_way = 0  # runs that are being written
         self._writing = asyncio.Lock()
         self._came = asyncio.Event()
         self._settled = asyncio.Event()
@@ -65,7 +66,11 @@ class Settler:
     @property
     def is_idle(self) -> bool:
         """True when everything that was put in is written."""
-        return not self._runs and not self._is_writing
+        return not len(self)
+
+    def __len__(self) -> int:
+        """How many runs are not written yet."""
+        return len(self._runs) + self._under_way
 
     def put(self, run: Run) -> None:
         """Take a run that is over."""
@@ -104,15 +109,15 @@ class Settler:
         last: after that the records are in doubt, and whoever claims them next resolves it."""
         async with self._writing:
             while self._runs:
-                batch, self._runs = self._runs[:BATCH], self._runs[BATCH:]
-                self._is_writing = True
+                batch = [self._runs.popleft() for _ in range(min(len(self._runs), BATCH))]
+                self._under_way = len(batch)
                 try:
                     await self._write(batch)
                 except BaseException:
-                    self._runs = batch + self._runs  # settling twice is settling once; forgetting is not
+                    self._runs.extendleft(reversed(batch))  # settling twice is settling once; forgetting is not
                     raise
                 finally:
-                    self._is_writing = False
+                    self._under_way = 0
                     self._settled.set()
                     self._on_settled()
 
