@@ -56,8 +56,13 @@ $(BENCH_STAMP): constraints-bench.txt
 	@$(BENCH_VENV)/bin/python -m pip check --disable-pip-version-check
 	@touch $(BENCH_STAMP)
 
-chaos: $(STAMP)  ## Kill and freeze real workers and servers, then hold both ends against each other
-	CHAOS_KILLS=$${CHAOS_KILLS:-20} CHAOS_SECONDS=$${CHAOS_SECONDS:-60} $(PYTEST) tests/chaos --timeout 1800 $(ARGS)
+# CHAOS_REPORT: what was seen goes into docs/proof.md and docs/proof.json.
+KILLS ?= 20
+SECONDS ?= 60
+SEED ?= 1
+chaos: $(STAMP)  ## Kill and freeze real workers, servers, systems (KILLS=20 SECONDS=60 SEED=1), and compare both ends
+	CHAOS_REPORT=1 CHAOS_KILLS=$(KILLS) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
+	  $(PYTEST) tests/chaos --timeout 1800 -p no:randomly $(ARGS)
 
 constraints:  ## Resolve every dependency anew: exact versions and hashes, for each supported Python and platform
 	@test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV)

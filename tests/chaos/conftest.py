@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.chaos import report
 from tests.chaos.processes import PostgresServer
-from tests.chaos.scene import SECONDS, Scene, open_scene
+from tests.chaos.scene import KILLS, SECONDS, SEED, Scene, open_scene
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,6 +25,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.chaos)
             item.add_marker(pytest.mark.timeout(180 + 3 * SECONDS))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("CHAOS_REPORT") and report.CHRONICLE.stories:
+        report.write({"KILLS": KILLS, "SECONDS": f"{SECONDS:g}", "SEED": SEED})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    told: pytest.TestReport = yield
+    if told.when == "call" or told.outcome != "passed":
+        report.CHRONICLE.now.outcome = told.outcome
+    return told
+
+
+@pytest.fixture(autouse=True)
+def _story(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the report tells of this test."""
+    item: Any = request.node
+    of_file = "sqlite" if "file" in item.originalname or "disk" in item.originalname else "postgresql"
+    database = item.callspec.params.get("database_url", of_file) if hasattr(item, "callspec") else of_file
+    story = report.CHRONICLE.begin(item.originalname, database)
+    began = time.monotonic()
+    yield
+    story.seconds = round(time.monotonic() - began, 1)
 
 
 @pytest.fixture

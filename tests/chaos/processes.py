@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from sqlalchemy import make_url
 
+from tests.chaos.report import injected
 from tideover.twins import TwinControl
 from tideover.twins.serving import ports_from
 
@@ -63,6 +64,7 @@ class Child:
         self._process.wait()
 
     def freeze(self) -> None:
+        injected("worker frozen")
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -114,6 +116,14 @@ class WorkerProcess(Child):
         await eventually(has_told, f"{self.log.name} tells {what!r}", timeout_s)
 
 
+class FaultyControl(TwinControl):
+    """Tells the report of each fault that it sets."""
+
+    async def fault(self, name: str, kind: str, **options: Any) -> dict[str, Any]:
+        injected(f"{name}: {kind}")
+        return await super().fault(name, kind, **options)
+
+
 class TwinsProcess:
     """`python -m tideover.twins` on fixed ports over a durable folder, so that it comes back as it was."""
 
@@ -122,7 +132,7 @@ class TwinsProcess:
         self._base = _free_ports()
         ports = ports_from(self._base)
         self.urls = {name: f"http://127.0.0.1:{ports[name]}" for name in names}
-        self.control = TwinControl(f"http://127.0.0.1:{self._base}", timeout_s=20)
+        self.control = FaultyControl(f"http://127.0.0.1:{self._base}", timeout_s=20)
         self._child: Child | None = None
 
     async def start(self) -> None:
@@ -140,6 +150,7 @@ class TwinsProcess:
         await eventually(answers, "the twins answer")
 
     def kill(self) -> None:
+        injected("systems killed")
         assert self._child is not None
         self._child.kill()
 
@@ -178,6 +189,7 @@ class PostgresServer:
 
     def stop(self, manner: str) -> None:
         """`fast`, or `immediate`: as a crash would, with recovery at the next start."""
+        injected(f"PostgreSQL stopped ({manner})")
         self._pg_ctl(["-w", "-m", manner, "stop"], pgdata=self._server.pgdata, user=self._server.system_user)
 
     def start(self) -> None:
@@ -186,6 +198,7 @@ class PostgresServer:
 
     def freeze(self) -> None:
         """SIGSTOP the postmaster, then every backend there is."""
+        injected("PostgreSQL frozen")
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ import asyncpg
 import httpx
 
 from tests.chaos.processes import TwinsProcess, WorkerProcess, eventually
+from tests.chaos.report import injected, proved
 from tests.databases import sql
 from tests.twinhubs import ORDERS, TwinSecrets, write_hub
 from tideover.bootstrap import open_hub
@@ -44,7 +45,13 @@ ROUTES: dict[str, Any] = {
 }
 MARGIN_S = 1.0  # beside calls of 1 s at most: a lease is over after 2 s
 MOST_WAITING = 300
-TROUBLES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error)  # of a database that is away
+TROUBLES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    sqlite3.Error,
+)  # of a database that is away
 
 
 @dataclass
@@ -101,6 +108,7 @@ class Scene:
         return worker
 
     def kill(self, worker: WorkerProcess) -> None:
+        injected("worker killed")
         worker.kill()
         self.workers.remove(worker)
 
@@ -200,12 +208,17 @@ class Scene:
         await self.stop_workers()
         async with self.hub() as rt:
             audits = {audit.route: audit for audit in await overview.audit(rt)}
+        orders, parcels = await self._seen("erp", "total"), await self._seen("carrier-a", "external_shipment_id")
+        fed = Counter({("erp", key, version): 1 for key, versions in self.fed.versions.items() for version in versions})
+        fed.update({("carrier-a", key, key): 1 for key in self.fed.versions})
+        seen = Counter(("erp", key, version) for key, versions in orders.items() for version in versions)
+        seen.update(("carrier-a", key, parcel) for key, booked in parcels.items() for parcel in booked)
+        await proved(self.url, fed, seen)
         assert [audit.faults for audit in audits.values()] == [(), ()]
         expected = self.fed.expected
         assert {route: (a.accepted, a.delivered) for route, a in audits.items()} == {
             route: (count, count) for route, count in expected.items()
         }
-        orders, parcels = await self._seen("erp", "total"), await self._seen("carrier-a", "external_shipment_id")
         assert orders == dict(self.fed.versions), "the ERP got something twice, out of order or not at all"
         assert parcels == {key: [key] for key in self.fed.versions}, "a parcel was booked twice or not at all"
         for name in TARGETS:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.chaos.processes import PostgresServer, WorkerProcess, eventually
+from tests.chaos.report import injected
 from tests.chaos.scene import MARGIN_S, Scene, open_scene
 
 SOON_S = 20.0  # a database that is away must be told within
@@ -122,6 +123,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _fill_up(ballast: Path) -> None:
+    injected("disk filled")
     with ballast.open("wb", buffering=0) as file, suppress(OSError):  # until no space is left
         while True:
             file.write(bytes(4096))
@@ -145,6 +147,7 @@ async def test_f8_file_that_may_not_grow_refuses_cleanly_and_goes_on_when_it_may
         await scene.feed()
         await scene.until_delivered()
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        injected("disk filled")
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (1024, hard))
         await _refuses_then_goes_on(
             scene, worker, lambda: resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (hard, hard))

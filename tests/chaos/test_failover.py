@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from tests.chaos.processes import TwinsProcess, WorkerProcess, eventually
+from tests.chaos.report import injected, proved
 from tests.chaos.scene import KILLS, MARGIN_S, SEED, TROUBLES
 from tests.databases import sql
 from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, write_hub
@@ -50,6 +51,7 @@ class Depot:
         return worker
 
     def kill(self, worker: WorkerProcess) -> None:
+        injected("worker killed")
         worker.kill()
         self.workers.remove(worker)
 
@@ -95,7 +97,9 @@ class Depot:
         for name in CARRIERS:
             async for effect in self.twins.control.effects(name):
                 standing[effect["key"]] += not effect["voided"]
-        assert standing == Counter({f"order-{n}": 1 for n in range(self.orders)})
+        expected = Counter({f"order-{n}": 1 for n in range(self.orders)})
+        await proved(self.url, expected, standing)
+        assert standing == expected
 
     async def open_cases(self) -> int:
         return await self.number("select count(*) from reconciliation where closed_us = 0")
