@@ -29,8 +29,10 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## Watch a business keep going while its ERP is down (KEEP=1 leaves it running)
 	@$(BIN)/tideover demo $(if $(KEEP),--keep)
 
-test: $(STAMP)  ## Every test: unit, contract, integration, flows, packaging
-	$(PYTEST) --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
+# WORKERS=0: all in one process, as a debugger wants it.
+WORKERS ?= 2
+test: $(STAMP)  ## Every test: unit, contract, integration, flows, packaging, simulation, chaos
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --cov --cov-report=term:skip-covered --cov-fail-under=85 $(ARGS)
 
 quick: $(STAMP)  ## The tests that need no Prefect server and build no package
 	$(PYTEST) -m "not prefect and not packaging" $(ARGS)
