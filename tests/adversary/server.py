@@ -79,6 +79,7 @@ class Adversary:
     """Listens on a loopback port. `context`: serve TLS. Leaves nothing behind, whatever a client did."""
 
     context: ssl.SSLContext | None = None
+    host: str = "localhost"
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     _scripts: dict[str, deque[Behaviour]] = field(default_factory=lambda: defaultdict(deque))
@@ -95,7 +96,8 @@ class Adversary:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self.context else 'http'}://localhost:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.context else 'http'}://{host}:{self.port}"
 
     def on(self, path: str, *behaviours: Behaviour) -> None:
         """What requests for this path meet, one after the other; the last behaviour stays. `*`: any other path."""
@@ -116,8 +118,9 @@ class Adversary:
             await self._arrived.wait_for(lambda: len(self.received) >= count)
 
     async def __aenter__(self) -> Self:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self._server = await asyncio.start_server(
-            self._accept, "localhost", 0, family=socket.AF_INET, ssl=self.context, limit=2**20
+            self._accept, self.host, 0, family=family, ssl=self.context, limit=2**20
         )
         return self
 

@@ -175,7 +175,7 @@ async def test_send_when_the_other_side_speaks_no_tls_is_unsent() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_send_when_an_idle_connection_was_closed_is_never_sent_twice(method: str) -> None:
-    """aiohttp repeats a PUT by itself after a disconnect; that would be two requests in one attempt."""
+    """Many a client repeats a PUT after a disconnect; that would be two requests in one attempt."""
     async with Adversary() as server:
         server.on("/orders", acts.reply(201, OK), acts.end())
         async with connected(server.url, described(method=method)) as connector:

@@ -6,32 +6,34 @@ import asyncio
 import datetime
 import socket
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from multidict import CIMultiDict
 from yarl import URL
 
-from tests.adversary import Adversary, acts
+from tests.adversary import Adversary, acts, refused_port
 from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import RECORD, connected
 from tideover.config.rest import Limits, Timeouts
-from tideover.connectors.http import Access
+from tideover.connectors.http import Access, dial, protocol
 from tideover.connectors.http.answer import Answer
-from tideover.connectors.http.wire import SPARE_CONNECTIONS, Phase, Request, Wire
-from tideover.model import Accepted, Unknown, Unsent
+from tideover.connectors.http.protocol import LATE, Connection
+from tideover.connectors.http.wire import SPARE_CONNECTIONS, Request, Wire
+from tideover.model import HUNG, Accepted, Unknown, Unsent
 
 
 @asynccontextmanager
-async def wired(connect: str = "5s") -> AsyncIterator[Wire]:
-    timeouts = Timeouts.model_validate({"connect": connect, "read": "20s", "total": "20s"})
+async def wired(connect: str = "5s", read: str = "20s", total: str = "20s") -> AsyncIterator[Wire]:
+    timeouts = Timeouts.model_validate({"connect": connect, "read": read, "total": total})
     wire = Wire(timeouts, Limits.model_validate({"concurrency": 1, "response": "1MB"}))
     try:
         yield wire
@@ -40,7 +42,7 @@ async def wired(connect: str = "5s") -> AsyncIterator[Wire]:
 
 
 def request(url: str, method: str = "POST") -> Request:
-    return Request(method, URL(url), CIMultiDict(), b"{}")
+    return Request(method, URL(url), {}, b"{}")
 
 
 def soon(seconds: float) -> float:
@@ -85,8 +87,37 @@ async def test_exchange_when_the_deadline_ends_after_sending_is_unknown() -> Non
         assert isinstance(await wire.exchange(request(server.url), soon(0.2)), Unknown)
 
 
+async def test_exchange_when_nothing_comes_for_the_read_timeout_ends_before_its_deadline() -> None:
+    async with Adversary() as server, wired(read="100ms") as wire:
+        server.on("/", acts.hang(), acts.stall(200, b'{"id"'))
+        assert await wire.exchange(request(server.url), soon(600)) == Unknown(HUNG, "no answer in time")
+        came = await wire.exchange(request(server.url), soon(600))
+        assert isinstance(came, Answer)
+        assert (came.body, came.trouble) == (b'{"id"', "timeout")
+
+
+async def test_exchange_whose_body_is_still_being_written_is_not_ended_by_the_read_timeout() -> None:
+    async with Adversary() as server, wired(read="100ms") as wire:
+        server.on("/", acts.deaf())
+        until = soon(1.0)
+        large = Request("POST", URL(server.url), {}, b" " * 50_000_000)
+        assert await wire.exchange(large, until) == Unknown(HUNG, "no answer in time")
+        assert asyncio.get_running_loop().time() >= until - 0.01
+
+
+async def test_exchange_with_a_near_deadline_ends_by_it_on_a_connection_that_had_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "KEEPALIVE_S", 600.0)
+    async with Adversary() as server, wired(read="600s", total="600s") as wire:
+        server.on("/", acts.reply(200), acts.hang())
+        assert isinstance(await wire.exchange(request(server.url)), Answer)
+        async with asyncio.timeout(60):
+            assert await wire.exchange(request(server.url), soon(0.1)) == Unknown(HUNG, "no answer in time")
+
+
 async def test_exchange_when_the_port_closes_after_a_reset_is_unknown_and_not_refused() -> None:
-    """aiohttp tries a PUT again by itself; the refused second connection says nothing about the first request."""
+    """Many a client tries a PUT again; a refused second connection would say nothing about the first request."""
     async with Adversary() as server, wired() as wire:
         server.on("/", acts.reply(200, {}))
         assert isinstance(await wire.exchange(request(server.url, "PUT")), Answer)
@@ -155,25 +186,188 @@ async def test_send_to_an_untrusted_certificate_is_unsent_tls_until_it_is_truste
             assert await connector.send("put", [RECORD]) == [Accepted("1")]
 
 
+async def test_exchange_with_a_certificate_of_another_name_is_unsent_tls(tmp_path: Path) -> None:
+    context, pem = self_signed(tmp_path)
+    async with Adversary(context) as server, wired() as wire:
+        wire.trust(pem)
+        came = await wire.exchange(request(f"https://127.0.0.1:{server.port}/"))
+        assert came == Unsent("tls", "SSLCertVerificationError CERTIFICATE_VERIFY_FAILED")
+        assert server.received == []
+
+
 async def test_a_ca_that_is_no_certificate_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="PEM"):
         async with connected("https://localhost", access=Access("https://localhost", ca="nonsense")):
             pass
 
 
-async def test_exchange_when_the_process_froze_between_announcing_and_writing_writes_nothing(
+class Clock:
+    """The monotonic clock, which leaps an hour ahead when the process wakes after it was frozen."""
+
+    def __init__(self) -> None:
+        self.is_ahead = False
+
+    def __call__(self) -> float:
+        return time.monotonic() + 3600 * self.is_ahead
+
+
+async def test_exchange_when_the_process_froze_just_before_the_write_writes_nothing_and_says_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    enter = Phase.enter
+    clock, watch = Clock(), Connection._watch
 
-    def announced_and_then_frozen(self: Phase, at: Literal["connect", "sent"]) -> None:
-        enter(self, at)
-        if at == "sent":
-            self.until = 0.0  # the deadline is over by the time that the loop comes to the writing
+    def watched_and_then_frozen(self: Connection, due: float) -> None:
+        watch(self, due)
+        clock.is_ahead = True
 
+    monkeypatch.setattr(protocol, "monotonic", clock)
     async with Adversary() as server, wired() as wire:
         server.on("/", acts.reply(200, b"{}"))
         assert isinstance(await wire.exchange(request(server.url)), Answer)
-        monkeypatch.setattr(Phase, "enter", announced_and_then_frozen)
-        assert isinstance(await wire.exchange(request(server.url)), Unknown)
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "_watch", watched_and_then_frozen)
+            assert await wire.exchange(request(server.url)) == LATE
+        clock.is_ahead = False
         assert len(server.received) == 1
+        assert isinstance(await wire.exchange(request(server.url)), Answer)
+        assert server.connections == 1, "nothing was written on it: it may be used again"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-key": "a\r\nx-evil: 1"},
+        {"x-key": "a\nb"},
+        {"x-key": "a\rb"},
+        {"x-key": "a\0b"},
+        {"x-key\r\nx-evil": "1"},
+        {"x-key": "\ud800"},
+        {"content-length": "5"},
+        {"transfer-encoding": "chunked"},
+        {"expect": "100-continue"},
+    ],
+)
+async def test_exchange_with_a_header_that_would_make_it_another_message_is_never_sent(headers: dict[str, str]) -> None:
+    async with Adversary() as server, wired() as wire:
+        came = await wire.exchange(Request("POST", URL(server.url), headers, b"{}"))
+        assert isinstance(came, Unsent)
+        assert came.code == "invalid_request"
+        assert server.connections == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://localhost/", "/orders", "localhost:80/"])
+async def test_exchange_with_an_address_that_is_no_http_is_never_sent(url: str) -> None:
+    async with wired() as wire:
+        came = await wire.exchange(request(url))
+    assert isinstance(came, Unsent)
+    assert came.code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "length"),
+    [("POST", b"{}", "2"), ("POST", None, "0"), ("DELETE", None, "0"), ("GET", None, None), ("HEAD", None, None)],
+)
+async def test_exchange_writes_one_whole_message_with_its_length(
+    method: str, content: bytes | None, length: str | None
+) -> None:
+    async with Adversary() as server, wired() as wire:
+        server.on("*", acts.reply(204))
+        url = URL(f"{server.url}/a%2Fb%20c?q=%26x#fragment", encoded=True)
+        assert isinstance(await wire.exchange(Request(method, url, {"x-a": "ä"}, content)), Answer)
+        [received] = server.received
+        assert received.headers["host"] == f"localhost:{server.port}"
+    assert (received.method, received.target) == (method, "/a%2Fb%20c?q=%26x")
+    assert received.headers.get("content-length") == length
+    assert received.headers["x-a"].encode("latin-1").decode() == "ä"
+    assert set(received.names) <= {"host", "x-a", "content-length"}
+
+
+async def test_exchange_with_a_host_header_of_its_own_sends_that_and_no_other() -> None:
+    async with Adversary() as server, wired() as wire:
+        server.on("/", acts.reply(204))
+        assert isinstance(await wire.exchange(Request("GET", URL(server.url), {"host": "erp.example"})), Answer)
+        [received] = server.received
+    assert (received.headers["host"], received.names) == ("erp.example", ["host"])
+
+
+async def test_exchange_with_an_ip_address_asks_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Adversary() as server, wired() as wire:
+        server.on("/", acts.reply(204))
+        monkeypatch.delattr(dial.Dialer, "_look_up")
+        assert isinstance(await wire.exchange(request(f"http://127.0.0.1:{server.port}/")), Answer)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+async def test_exchange_over_ipv6_names_the_host_in_brackets() -> None:
+    async with Adversary(host="::1") as server, wired() as wire:
+        server.on("/", acts.reply(204))
+        assert isinstance(await wire.exchange(request(server.url)), Answer)
+        [received] = server.received
+        assert received.headers["host"] == f"[::1]:{server.port}"
+
+
+async def test_exchange_when_one_address_of_a_name_refuses_tries_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = socket.getaddrinfo
+
+    def two_addresses(host: str, port: int, **more: Any) -> list[Any]:
+        found = asked("127.0.0.1", port, type=socket.SOCK_STREAM)
+        return [*asked("127.0.0.2", refused, type=socket.SOCK_STREAM), *found] if host == "localhost" else [][0]
+
+    async with Adversary() as server, wired() as wire:
+        with refused_port() as refused:
+            server.on("/", acts.reply(200))
+            monkeypatch.setattr(dial, "_as_literal", lambda origin: None)
+            monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+            assert isinstance(await wire.exchange(request(server.url)), Answer)
+
+
+async def test_exchange_when_the_look_up_hangs_asks_once_for_all_and_ends_by_the_connect_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, go = 0, threading.Event()
+
+    def hanging(*_: Any, **__: Any) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        go.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(dial, "_as_literal", lambda origin: None)
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    try:
+        async with wired(connect="300ms") as wire:
+            calls = [wire.exchange(request("http://provider.example/")) for _ in range(1 + SPARE_CONNECTIONS)]
+            assert await asyncio.gather(*calls) == [Unsent("connect_timeout", "no connection in time")] * len(calls)
+        assert asked == 1
+    finally:
+        go.set()
+
+
+async def test_exchange_when_a_name_is_not_known_is_unsent_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    async with wired() as wire:
+        assert await wire.exchange(request("http://provider.example/")) == Unsent("dns", "gaierror")
+
+
+async def test_exchange_over_tls_reads_a_body_that_ends_with_the_connection(tmp_path: Path) -> None:
+    context, pem = self_signed(tmp_path)
+    async with Adversary(context) as server, wired() as wire:
+        wire.trust(pem)
+        server.on("/", acts.reply(200, b"first"), acts.raw(acts.head(200) + b"until the end", then_end=True))
+        first, second = [await wire.exchange(request(server.url)) for _ in range(2)]
+        assert isinstance(first, Answer)
+        assert isinstance(second, Answer)
+        assert (first.body, second.body, second.trouble) == (b"first", b"until the end", None)
+        assert server.connections == 1

@@ -126,7 +126,7 @@ def test_exit_codes_of_all_errors_are_documented() -> None:
     ("detail", "shown"),
     [
         ("", ""),
-        ("refused: ClientConnectorError ECONNREFUSED", "it refuses connections"),
+        ("refused: ConnectionRefusedError ECONNREFUSED", "it refuses connections"),
         ("token: token endpoint: refused", "its token endpoint refuses connections"),
         (
             "token: token endpoint: http 500 without a bearer token",
@@ -134,7 +134,11 @@ def test_exit_codes_of_all_errors_are_documented() -> None:
         ),
         ("timeout: no answer in time", "no answer in time"),
         ("timeout", "it does not answer in time"),
-        ("tls: ClientConnectorCertificateError", "it fails at TLS: ClientConnectorCertificateError"),
+        (
+            "tls: SSLCertVerificationError CERTIFICATE_VERIFY_FAILED",
+            "it fails at TLS: SSLCertVerificationError CERTIFICATE_VERIFY_FAILED",
+        ),
+        ("late: its time was over before it was sent", "its time was over before it was sent"),
         ("server_error: http 500", "http 500"),
         ("maintenance until six", "maintenance until six"),
     ],

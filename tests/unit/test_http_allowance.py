@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from tideover.connectors.http.allowance import Allowance
+from tideover.connectors.http.answer import Headers
 
 DATE = ("Date", "Wed, 06 May 2026 12:00:00 GMT")
 NOON_S = 1778068800
-Headers = list[tuple[str, str]]
+Fields = list[tuple[str, str]]
 
 
-def heard(allowance: Allowance, headers: Headers, now: float = 100.0) -> float:
-    allowance.hear(CIMultiDictProxy(CIMultiDict(headers)), now)
+def heard(allowance: Allowance, headers: Fields, now: float = 100.0) -> float:
+    allowance.hear(Headers(headers), now)
     return allowance.pause_s(now)
 
 
@@ -59,7 +59,7 @@ def heard(allowance: Allowance, headers: Headers, now: float = 100.0) -> float:
         pytest.param([("X-Body-Size-Limit", "0")], 0, id="some other limit"),
     ],
 )
-def test_pause_after_one_answer(headers: Headers, expected: float) -> None:
+def test_pause_after_one_answer(headers: Fields, expected: float) -> None:
     assert heard(Allowance(["X-Back-In"]), headers) == pytest.approx(expected)
 
 
@@ -76,7 +76,7 @@ def test_pause_is_not_shortened_by_an_answer_that_was_overtaken() -> None:
 
 
 def test_pause_by_an_interval_counts_from_the_windows_beginning() -> None:
-    def quota(left: int) -> Headers:
+    def quota(left: int) -> Fields:
         name = "X-HubSpot-RateLimit"
         return [(f"{name}-Max", "190"), (f"{name}-Remaining", str(left)), (f"{name}-Interval-Milliseconds", "10000")]
 

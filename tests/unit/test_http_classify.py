@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 import orjson
-import pytest
-from aiohttp import ClientConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from tideover.config.rest import Bulk, ErrorRule, Operation, Rest
-from tideover.connectors.http.answer import Answer, Trouble
+from tideover.connectors.http.answer import Answer, Headers, Trouble
 from tideover.connectors.http.bulk import outcomes
 from tideover.connectors.http.classify import Meaning, classify, meaning_of
 from tideover.connectors.http.scrub import MAX_DETAIL, code_or, nothing, tidy, values
-from tideover.connectors.http.wire import Phase, unanswered
-from tideover.model import CREDENTIALS, HUNG, Accepted, Outgoing, Rejected, Throttled, Unknown, Unsent
+from tideover.model import CREDENTIALS, Accepted, Outgoing, Rejected, Throttled, Unknown, Unsent
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -73,7 +69,7 @@ RULES = st.lists(
 
 
 def answer(status: int, headers: list[tuple[str, str]], body: bytes, trouble: str | None) -> Answer:
-    return Answer(status, CIMultiDictProxy(CIMultiDict(headers)), body, cast("Trouble | None", trouble))
+    return Answer(status, Headers(headers), body, cast("Trouble | None", trouble))
 
 
 def meaning(operation: Operation, rules: list[ErrorRule] | None = None) -> Meaning:
@@ -131,29 +127,6 @@ def test_bulk_outcomes_accept_only_what_a_whole_2xx_names(
         assert trouble is None
     else:
         assert not isinstance(found, Accepted)
-
-
-@given(
-    st.sampled_from([TimeoutError(), ConnectionResetError(), ConnectionRefusedError(), ValueError(), OSError(5, "x")]),
-    st.sampled_from(["pool", "connect", "sent"]),
-)
-def test_no_answer_is_unsent_only_before_the_request_was_sent(error: Exception, at: str) -> None:
-    phase = Phase()
-    if at != "pool":
-        phase.enter("connect" if at == "connect" else "sent")
-    outcome = unanswered(error, phase)
-    assert isinstance(outcome, Unknown if at == "sent" else Unsent)
-    if at == "sent" and isinstance(error, TimeoutError):
-        assert outcome.code == HUNG
-
-
-def test_phase_past_its_deadline_sends_nothing_and_says_so() -> None:
-    """What a process finds that was frozen between its last check and the write."""
-    phase = Phase(until=0.0)
-    with pytest.raises(ClientConnectionError) as caught:
-        phase.enter("sent")
-    assert phase.at != "sent"
-    assert unanswered(caught.value, phase) == Unsent("late", type(caught.value).__name__)
 
 
 @given(st.text(min_size=4, max_size=30), st.text(max_size=400), st.text(max_size=400))

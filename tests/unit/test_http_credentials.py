@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import orjson
-from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import SecretStr
 
 from tideover.connectors.http.access import Access, Bearer, OAuth2Refresh
-from tideover.connectors.http.answer import Answer
+from tideover.connectors.http.answer import Answer, Headers
 from tideover.connectors.http.auth import PAUSE_S, Credentials, Signature, Signed
 from tideover.errors import TideoverError
 from tideover.model import CREDENTIALS, Unknown, Unsent
@@ -41,7 +40,7 @@ class World:
             "expires_in": self.expires_in,
             "refresh_token": f"r{self.fetched}",
         }
-        return Answer(self.status, CIMultiDictProxy(CIMultiDict()), orjson.dumps(members))
+        return Answer(self.status, Headers(), orjson.dumps(members))
 
     async def reload(self) -> Access:
         self.loaded += 1

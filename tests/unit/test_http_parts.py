@@ -11,11 +11,10 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from tideover.connectors.http import watermark
-from tideover.connectors.http.answer import Garbled, Inflater, Oversize, Undecodable, decode
+from tideover.connectors.http.answer import Garbled, Headers, Inflater, Oversize, Undecodable, decode
 from tideover.connectors.http.requests import Unusable, address, fill_path, with_field
 from tideover.connectors.http.throttle import delay_s
 from tideover.connectors.http.watermark import Place
@@ -31,6 +30,15 @@ def inflated(coding: str, coded: bytes, cap: int = 10_000, step: int = 7) -> byt
     inflater.finish()
     assert inflater.produced == len(out)
     return out
+
+
+def test_headers_are_found_in_any_case_and_keep_the_order_of_repeated_ones() -> None:
+    headers = Headers([("X-Limit", "1"), ("Link", "a"), ("link", "b")])
+    assert list(headers) == ["x-limit", "link"]
+    assert headers.get("LINK") == "a"
+    assert (list(headers.all("Link")), list(headers.all("date")), headers.get("date")) == (["a", "b"], [], None)
+    assert "x-LIMIT" in headers
+    assert "date" not in headers
 
 
 @given(PIECES, st.integers(1, 50))
@@ -108,7 +116,7 @@ def test_decode_of_what_is_no_json_raises_undecodable(body: bytes) -> None:
     ],
 )
 def test_delay_s_reads_every_form(headers: list[tuple[str, str]], expected: float | None) -> None:
-    assert delay_s(CIMultiDictProxy(CIMultiDict(headers)), ["x-reset"]) == expected
+    assert delay_s(Headers(headers), ["x-reset"]) == expected
 
 
 @given(st.text(min_size=1, max_size=50))

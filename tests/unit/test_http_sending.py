@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from multidict import CIMultiDict, CIMultiDictProxy
-
 from tideover.config.rest import Operation
-from tideover.connectors.http.answer import Answer
+from tideover.connectors.http.answer import Answer, Headers
 from tideover.connectors.http.classify import Meaning
 from tideover.connectors.http.requests import Call
 from tideover.connectors.http.scrub import nothing
@@ -22,7 +20,7 @@ async def refuses_the_first(call: Call, _deadline: float, _meaning: Meaning) -> 
     body = json.loads(call.content or b"")
     numbers = [item["n"] for item in (body if isinstance(body, list) else [body])]
     content = b'{"code":"bad"}' if 0 in numbers else json.dumps([{}] * len(numbers)).encode()
-    return Answer(422 if 0 in numbers else 200, CIMultiDictProxy(CIMultiDict()), content)
+    return Answer(422 if 0 in numbers else 200, Headers(), content)
 
 
 def sender() -> Sender:

@@ -52,11 +52,11 @@ _MET = {
     "timeout": "{} does not answer in time",
     "reset": "{} broke the connection off",
 }
-_SAYS_ENOUGH = ("timeout", "pool", "server_error", "credentials", "redirect")  # the text alone tells it
+_SAYS_ENOUGH = ("timeout", "pool", "late", "server_error", "credentials", "redirect")  # the text alone tells it
 
 
 def in_words(detail: str) -> str:
-    """What a call met, for people: `refused: ClientConnectorError ECONNREFUSED` is `it refuses connections`."""
+    """What a call met, for people: `refused: ConnectionRefusedError ECONNREFUSED` is `it refuses connections`."""
     if detail.startswith(_TOKEN):
         met = detail.removeprefix(_TOKEN)
         return _MET[met].format("its token endpoint") if met in _MET else f"its token endpoint says {met}"

@@ -326,7 +326,7 @@ class Timeouts(Strict):
     """How long one call may take, in parts and as a whole."""
 
     connect: Duration = 5.0
-    """Until a connection stands, TLS included."""
+    """Until a connection stands, the look-up of the name and TLS included."""
     read: Duration = 30.0
     """Between two pieces of the answer."""
     total: Duration = 60.0

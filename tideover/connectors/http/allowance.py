@@ -18,7 +18,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tideover.connectors.http.throttle import MAX_DELAY_S, Headers, capped, rate_limit_s, seconds_of, server_time
+from tideover.connectors.http.answer import Headers
+from tideover.connectors.http.throttle import MAX_DELAY_S, capped, rate_limit_s, seconds_of, server_time
 
 _USED = re.compile(r"(?:^|[=\s])(\d{1,12})/(\d{1,12})(?:$|[\s,;(])")
 _LEAKS_S = 1.0  # a leaky bucket of 40 leaks two a second
@@ -39,10 +40,9 @@ class Allowance:
     def hear(self, headers: Headers, now: float) -> None:
         """Take note of an answer's headers."""
         for name in headers:
-            lowered = name.lower()
-            if "limit" not in lowered:
+            if "limit" not in name:
                 continue
-            wait_s = self._wait_s(lowered, headers, now)
+            wait_s = self._wait_s(name, headers, now)
             if wait_s is not None:
                 self._until = max(self._until, now + capped(wait_s))
 
@@ -52,7 +52,7 @@ class Allowance:
 
     def _wait_s(self, name: str, headers: Headers, now: float) -> float | None:
         """For how long nothing is left by one header; None where something is, or it does not say."""
-        value = headers[name].strip()
+        value = (headers.get(name) or "").strip()
         if name == "ratelimit":
             return rate_limit_s(headers, only_spent=True)
         if name in _BUCKETS:
@@ -77,7 +77,7 @@ class Allowance:
         server_now = server_time(headers)
         resets = (name.replace("remaining", "reset"), *self._reset_headers, "ratelimit-reset", "retry-after")
         for reset in resets:
-            found = [seconds_of(value, server_now) for value in headers.getall(reset, ())]
+            found = [seconds_of(value, server_now) for value in headers.all(reset)]
             if known := [seconds for seconds in found if seconds is not None]:
                 return max(known)
         if interval_ms := _number(headers, name.replace("remaining", "interval-milliseconds")):
@@ -87,5 +87,5 @@ class Allowance:
 
 
 def _number(headers: Headers, name: str) -> int | None:
-    value = headers.get(name, "").strip()
+    value = (headers.get(name) or "").strip()
     return int(value) if value.isdecimal() else None

@@ -7,11 +7,11 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import orjson
-from multidict import CIMultiDictProxy
 
 Trouble = Literal["timeout", "unreadable", "oversize"]
 
@@ -31,12 +31,39 @@ class Oversize(Exception):
     """The body is over its cap."""
 
 
+class Headers:
+    """An answer's headers, by their names in any case; the values of a repeated one keep their order."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name.lower(), []).append(value)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in lower case, each once."""
+        return iter(self._values)
+
+    def get(self, name: str) -> str | None:
+        """The first value of a header."""
+        values = self._values.get(name.lower())
+        return None if values is None else values[0]
+
+    def all(self, name: str) -> Sequence[str]:
+        """Every value of a header; none if it is not there."""
+        return self._values.get(name.lower(), ())
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came back. `trouble`: why the body is not whole; then `body` is the part that came."""
 
     status: int
-    headers: CIMultiDictProxy[str]
+    headers: Headers
     body: bytes
     trouble: Trouble | None = None
 

@@ -152,7 +152,8 @@ class Credentials:
     def _now(self, access: Access, headers: list[tuple[str, str]], good_until: float) -> Signed:
         self._stamp += 1
         extra = [(name.lower(), value.get_secret_value()) for name, value in access.headers.items()]
-        self._signed, self._good_until = Signed(access, (*extra, *headers), self._stamp), good_until
+        lowered = [(name.lower(), value) for name, value in headers]
+        self._signed, self._good_until = Signed(access, (*extra, *lowered), self._stamp), good_until
         return self._signed
 
     async def _is_reloaded(self) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 import orjson
-from multidict import CIMultiDict
 
 from tideover.config.rest import Bulk, Operation, Rest, VoidCall
 from tideover.connectors.http.answer import ACCEPT_ENCODING, Undecodable, decode
@@ -129,13 +128,13 @@ def origin_of(base_url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def usual_headers(rest: Rest, *, has_body: bool) -> CIMultiDict[str]:
-    """The headers of every call; the description's own go before ours."""
+def usual_headers(rest: Rest, *, has_body: bool) -> dict[str, str]:
+    """The headers of every call, their names in lower case; the description's own go before ours."""
     usual = {"accept": "application/json", "user-agent": "tideover", "accept-encoding": ACCEPT_ENCODING}
     if has_body:
         usual["content-type"] = "application/json"
     named = {name.lower(): value for name, value in rest.headers.items()}
-    return CIMultiDict({**usual, **named, "accept-encoding": ACCEPT_ENCODING})
+    return {**usual, **named, "accept-encoding": ACCEPT_ENCODING}
 
 
 def _places(record: Outgoing, reference: str | None = None) -> dict[str, str]:

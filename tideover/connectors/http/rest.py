@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from tideover.config.rest import Limits, Rest, Timeouts
@@ -16,12 +15,13 @@ from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer, Undecodable
 from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, Signed
 from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_refused, meaning_of, plain_meaning
 from tideover.connectors.http.expressions import FAULT, find, is_true, text
+from tideover.connectors.http.message import Request
 from tideover.connectors.http.requests import Call, Unusable, address, fill_params, fill_path, origin_of, usual_headers
 from tideover.connectors.http.scrub import Hidden, values
 from tideover.connectors.http.sending import Came, Sender
 from tideover.connectors.http.source import Asked, Reader
 from tideover.connectors.http.tokens import NO_TOKEN
-from tideover.connectors.http.wire import Request, Wire
+from tideover.connectors.http.wire import Wire
 from tideover.errors import Refused
 from tideover.model import (
     REFUSED,
@@ -198,7 +198,7 @@ class HttpConnector:
 
     async def _post_form(self, url: str, headers: list[tuple[str, str]], body: bytes) -> Answer | Unsent | Unknown:
         usual = [("user-agent", "tideover"), ("accept-encoding", ACCEPT_ENCODING)]
-        return await self._wire.exchange(Request("POST", URL(url), CIMultiDict([*usual, *headers]), body))
+        return await self._wire.exchange(Request("POST", URL(url), dict([*usual, *headers]), body))
 
     async def _reloaded(self) -> Access:
         assert self._reload is not None

@@ -103,7 +103,7 @@ class Reader:
             token = following(
                 self.stream.pagination,
                 place.next,
-                Turned(decoded, tuple(answer.headers.getall("link", ())), len(items), asked.address),
+                Turned(decoded, tuple(answer.headers.all("link")), len(items), asked.address),
             )
         except Unfit as error:
             raise self._contract(answer, str(error)) from None

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from multidict import CIMultiDictProxy
-
-Headers = CIMultiDictProxy[str]
+from tideover.connectors.http.answer import Headers
 
 DEFAULT_DELAY_S = 30.0  # where a throttled answer says nothing
 MIN_DELAY_S = 0.1  # "Retry-After: 0" must not become a busy loop
@@ -36,9 +34,9 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
         found = rate_limit_s(headers)
     for name in ("ratelimit-reset", *reset_headers):
         if found is None:
-            found = _longest(seconds_of(value, now) for value in headers.getall(name, ()))
+            found = _longest(seconds_of(value, now) for value in headers.all(name))
     if found is None:
-        policies = (_unquoted(value) for value in headers.getall("ratelimit-policy", ()))
+        policies = (_unquoted(value) for value in headers.all("ratelimit-policy"))
         found = min((float(window) for policy in policies for window in _WINDOW.findall(policy)), default=None)
     return None if found is None else capped(found)
 
@@ -46,7 +44,7 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
 def retry_after_s(headers: Headers) -> float | None:
     """What `Retry-After` says, as seconds or as an HTTP date, uncapped; `None` without one that makes sense."""
     now = server_time(headers)
-    return _longest(seconds_of(value, now) for value in headers.getall("retry-after", ()))
+    return _longest(seconds_of(value, now) for value in headers.all("retry-after"))
 
 
 def capped(seconds: float) -> float:
@@ -55,7 +53,8 @@ def capped(seconds: float) -> float:
 
 def server_time(headers: Headers) -> datetime | None:
     """The answer's `Date`: the other side's clock, the only one that its own instants can be compared with."""
-    return _http_date(headers.getall("date")[-1]) if "date" in headers else None
+    dates = headers.all("date")
+    return _http_date(dates[-1]) if dates else None
 
 
 def rate_limit_s(headers: Headers, *, only_spent: bool = False) -> float | None:
@@ -65,7 +64,7 @@ def rate_limit_s(headers: Headers, *, only_spent: bool = False) -> float | None:
     Older drafts write `limit=100, remaining=0, reset=30` in one header.
     """
     resets: list[tuple[bool, float]] = []
-    for value in headers.getall("ratelimit", ()):
+    for value in headers.all("ratelimit"):
         bare = _unquoted(value)
         for policy in bare.split(",") if ";" in bare else [bare]:
             remaining, reset = _REMAINING.search(policy), _RESET.search(policy)
