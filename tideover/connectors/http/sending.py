@@ -45,6 +45,8 @@ class Sender:
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> list[Outcome]:
         """One outcome per record, in the batch's order. `deadline` is on the loop's clock."""
+        if self.most == 1 and len(batch) == 1:  # nothing to halve
+            return [await self._send_one(batch[0], deadline)]
         outcomes: list[Outcome] = []
         waiting = [batch] if batch else []
         is_stopped = False
