@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -121,7 +122,7 @@ async def test_exchanges_that_are_cancelled_or_late_while_they_wait_lose_no_conn
 async def test_get_when_cancelled_in_the_turn_that_hands_it_a_connection_gives_it_on(is_dead: bool) -> None:
     async with Adversary() as server:
         origin = origin_of(URL(server.url))
-        pool = Pool(Dialer(30.0), most=1, read_s=30.0, cap=1000)
+        pool = Pool(Dialer(30.0, 30.0), most=1, read_s=30.0, cap=1000)
         first = await pool.get(origin, soon(30))
         assert isinstance(first, Connection)
         waiting = asyncio.create_task(pool.get(origin, soon(30)))
@@ -135,6 +136,19 @@ async def test_get_when_cancelled_in_the_turn_that_hands_it_a_connection_gives_i
         again = pool.take(origin) or await pool.get(origin, soon(30))
         assert (again is first) != is_dead
         assert isinstance(again, Connection)
+        await pool.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such option")
+async def test_connection_is_not_served_by_the_kernel_for_longer_than_a_call_may_take() -> None:
+    """What a killed process wrote, and nobody acknowledged, would otherwise arrive minutes later."""
+    async with Adversary() as server:
+        pool = Pool(Dialer(30.0, 7.5), most=1, read_s=30.0, cap=1000)
+        connection = await pool.get(origin_of(URL(server.url)), soon(30))
+        assert isinstance(connection, Connection)
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
         await pool.close()
 
 

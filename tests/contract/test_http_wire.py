@@ -116,6 +116,31 @@ async def test_exchange_with_a_near_deadline_ends_by_it_on_a_connection_that_had
             assert await wire.exchange(request(server.url), soon(0.1)) == Unknown(HUNG, "no answer in time")
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_exchange_that_is_given_up_leaves_nothing_for_the_kernel_to_deliver_later(is_cancelled: bool) -> None:
+    """A reset instead of an orderly end is what shows of it here: nothing is sent again after it."""
+    ends: list[str] = []
+
+    async def act(talk: Talk) -> None:
+        await talk.read_body()
+        try:
+            ends.append(repr(await talk.reader.read()))
+        except ConnectionResetError:
+            ends.append("reset")
+
+    async with Adversary() as server, wired() as wire:
+        server.on("/", act)
+        task = asyncio.create_task(wire.exchange(request(server.url), soon(20.0 if is_cancelled else 0.1)))
+        await server.until(1)
+        if is_cancelled:
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(30):
+            while not ends:
+                await asyncio.sleep(0.005)
+    assert ends == ["reset"]
+
+
 async def test_exchange_when_the_port_closes_after_a_reset_is_unknown_and_not_refused() -> None:
     """Many a client tries a PUT again; a refused second connection would say nothing about the first request."""
     async with Adversary() as server, wired() as wire:

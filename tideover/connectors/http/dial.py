@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from tideover.model import Unsent
 
 _STAGGER_S = 0.25  # RFC 8305 5: the next address is tried beside one that has not answered by then
 
+_INT_MAX = 2**31 - 1
+
 Addresses = Sequence[tuple[Any, ...]]  # as of `socket.getaddrinfo`
 
 
@@ -27,8 +30,9 @@ class Dialer:
     leaves the others to other systems.
     """
 
-    def __init__(self, connect_s: float) -> None:
-        self._connect_s = connect_s
+    def __init__(self, connect_s: float, total_s: float) -> None:
+        """`total_s`: how long the kernel goes on sending what nobody acknowledges, even if this process is killed."""
+        self._connect_s, self._total_s = connect_s, total_s
         self._context: ssl.SSLContext | None = None
         self._lookups: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
 
@@ -58,6 +62,8 @@ class Dialer:
     async def _open(self, origin: Origin, make: Callable[[], Connection]) -> Connection | Unsent:
         addresses = _as_literal(origin) or await self._look_up(origin)
         sock = await aiohappyeyeballs.start_connection(list(addresses), happy_eyeballs_delay=_STAGGER_S, interleave=1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere it is the kernel's own, some minutes
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(math.ceil(self._total_s * 1000), _INT_MAX))
         loop = asyncio.get_running_loop()
         if origin.is_tls:
             context = self._context or _usual_context()

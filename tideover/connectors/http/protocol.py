@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+import struct
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -17,6 +20,8 @@ from tideover.connectors.http.reading import AnswerReader
 from tideover.model import HUNG, Unknown, Unsent
 
 KEEPALIVE_S = 15.0
+
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 LATE = Unsent("late", "its time was over before it was sent")
 
@@ -73,7 +78,6 @@ class Connection(asyncio.Protocol):
             return await waiter
         finally:
             if self._waiter is waiter:  # the caller is gone
-                self._waiter = None
                 self.close()
 
     def close(self) -> None:
@@ -81,6 +85,8 @@ class Connection(asyncio.Protocol):
         if self._is_closed:
             return
         self._is_closed = True
+        if self._waiter is not None:
+            self._recall()
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
@@ -136,6 +142,16 @@ class Connection(asyncio.Protocol):
         self._watch(self._heard_at + KEEPALIVE_S)
         self._owner.take_back(self)
 
+    def _recall(self) -> None:
+        """Takes back what the other side has not received yet: it was given up, and must not arrive later.
+
+        Otherwise the kernel goes on sending it for minutes after the close, until the network is back.
+        """
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is not None:
+            with suppress(OSError):  # closed already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
     def _settle(self, came: Unknown) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -170,6 +186,7 @@ class Connection(asyncio.Protocol):
 
     def _answered_too_late(self) -> None:
         self._reader.stays = False
+        self._recall()
         self._answered(self._reader.answer("timeout") or Unknown(HUNG, "no answer in time"))
 
 

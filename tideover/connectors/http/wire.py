@@ -30,7 +30,7 @@ class Wire:
 
     def __init__(self, timeouts: Timeouts, limits: Limits) -> None:
         self._total_s = timeouts.total
-        self._dialer = Dialer(timeouts.connect)
+        self._dialer = Dialer(timeouts.connect, timeouts.total)
         self._pool = Pool(self._dialer, limits.concurrency + SPARE_CONNECTIONS, timeouts.read, limits.response)
 
     def trust(self, certificates: str) -> None:
