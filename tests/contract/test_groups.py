@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import text
 
 from tests.databases import Postgres, sql
 from tideover.errors import Refused
@@ -20,6 +21,7 @@ from tideover.model import (
     SECOND_US,
     Accepted,
     Lease,
+    Missing,
     NewRecord,
     Order,
     Outcome,
@@ -31,11 +33,14 @@ from tideover.model import (
 from tideover.policy.breaker import BreakerRule, Result
 from tideover.policy.failover import FailbackRule, GroupRule, Phase
 from tideover.policy.quota import BudgetRule, LimitRule, RateRule
+from tideover.policy.reconcile import Means
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import groups, leases, systems
+from tideover.staging.cases import Asked
 from tideover.staging.database import Transaction, open_database
 from tideover.staging.desks import NOBODY, Claim, GroupWish
+from tideover.staging.parking import Selection as Parked
 from tideover.staging.reconciliation import Selection as Cases
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.stage import Batch
@@ -652,6 +657,61 @@ async def test_rerouted_record_whose_second_provider_is_in_doubt_too_is_resolved
     assert len(await shop.store.cases(Cases())) == 1
 
 
+async def test_rerouted_record_has_all_its_attempts_at_the_other_provider(shop: Shop) -> None:
+    """Else one lost answer of a well provider could park what another one failed to answer again and again."""
+    shop.set(reroute_after_s=30)
+    await shop.stage(("k", 1))
+    for _ in range(8):  # of 9 attempts
+        [lease] = await shop.claim({A: 1})
+        await shop.doubted(lease)
+        shop.clock.move(60)
+    await shop.break_(A)
+    shop.clock.move(30)
+    [lease] = await shop.claim()
+    assert (lease.system, lease.attempts) == (B, 0)
+    await shop.settle(lease, Unknown("server_error"), doubt=1)
+    assert await shop.store.parked(Parked()) == []
+
+
+async def test_look_up_that_misses_a_rerouted_record_says_nothing_of_its_second_provider(shop: Shop) -> None:
+    """Two misses there free it for a third one; what the reconciliation hears of the first provider is none."""
+    shop.set(reroute_after_s=30)
+    await in_doubt(shop)
+    shop.clock.move(30)
+    [lease] = await shop.claim()
+    await shop.doubted(lease)
+    await shop.break_(B)
+    shop.clock.move(10)
+    [case] = await shop.store.claim_cases(A, int(LEASE_S * SECOND_US))
+    await shop.store.settle_case(case, Asked(Missing(), Means(can_ask=True, can_void=True, settle_s=1.0), 1000, 500))
+    shop.clock.move(100)
+    [asked] = await shop.store.claim_doubted(shop.claim_for(), B, 5)
+    assert (asked.system, asked.miss_age_s) == (B, None)
+
+
+async def test_question_leaves_a_lane_alone_that_was_parked_while_it_looked_for_some(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it looked at was not locked yet. Leased all the same, its settlement would let it go on without its head."""
+    clock, url = Clock(), postgres.new_database()
+    store = Store(open_database(url, clock), spread=lambda: 0.5)
+    await store.migrate()
+    try:
+        shop = Shop(store, clock)
+        await in_doubt(shop)
+        clock.move(10)
+        looking = "as oldest where "
+        slowly = f"{looking}pg_sleep(3) is not null and "
+        monkeypatch.setattr(leases, "text", lambda statement: text(statement.replace(looking, slowly)))
+        asking = asyncio.create_task(store.claim_doubted(shop.claim_for(), A, 5))
+        while not await sql(url, "select 1 from pg_stat_activity where wait_event = 'PgSleep'"):
+            await asyncio.sleep(0.05)
+        await sql(url, "update lane set state = 2")
+        assert await asking == []
+    finally:
+        await store.close()
+
+
 async def test_probe_with_a_record_takes_none_that_is_in_doubt_at_another_provider(shop: Shop) -> None:
     """Also past `max_hold`: whoever takes it over has to leave a case behind."""
     shop.set(reroute_after_s=30)
@@ -666,6 +726,17 @@ async def test_probe_with_a_record_takes_only_what_the_provider_may_have(shop: S
     await shop.stage(("k1", {"to": "CH"}), ("k2", {"to": "NL"}))
     [lease] = await shop.store.claim_probe(shop.claim_for(), A)
     assert lease.records[0].key == "k2"
+
+
+async def test_probe_with_a_record_finds_one_behind_a_long_line_that_the_provider_may_not_have(shop: Shop) -> None:
+    """Else its breaker would stay open for as long as they wait."""
+    shop.set(eligible=by_country)
+    await shop.stage(*((f"k{n}", {"to": "CH"}) for n in range(leases.SCAN + 100)))
+    shop.clock.move(1)
+    await shop.stage(("mine", {"to": "NL"}))
+    assert await shop.store.claim_probe(shop.claim_for(), A) == []  # so far it has looked
+    [lease] = await shop.store.claim_probe(shop.claim_for(), A)
+    assert lease.records[0].key == "mine"
 
 
 async def test_probe_with_a_record_is_kept_out_by_a_pin_to_another(shop: Shop) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.databases import sql
+from tests.databases import Postgres, sql
 from tideover.errors import HubUnavailable, Overtaken
 from tideover.model import (
     CREDENTIALS,
@@ -156,7 +156,7 @@ async def test_stage_parks_what_is_broken_once(hub: Hub) -> None:
     assert (audit.accepted, audit.parked, audit.faults) == (1, 1, ())
 
 
-async def test_claim_gives_a_lane_to_one_worker_only(hub: Hub) -> None:
+async def test_f10_claim_gives_a_lane_to_one_worker_only(hub: Hub) -> None:
     await hub.stage(*((f"k{i}", i) for i in range(200)))
     claims = await asyncio.gather(*(hub.claim(lanes=50) for _ in range(8)))
     lanes = [lease.lane for leases in claims for lease in leases]
@@ -183,7 +183,7 @@ async def test_settle_accepted_drains_the_lane_and_counts(hub: Hub) -> None:
     assert (audit.accepted, audit.delivered, audit.waiting, audit.faults) == (3, 3, 0, ())
 
 
-async def test_settle_twice_is_settling_once(hub: Hub) -> None:
+async def test_f25_settle_twice_is_settling_once(hub: Hub) -> None:
     await hub.stage(("a", 1))
     leases = await hub.claim()
     await hub.settle(*accepted(leases))
@@ -192,7 +192,7 @@ async def test_settle_twice_is_settling_once(hub: Hub) -> None:
     assert (await hub.audit()).delivered == 1
 
 
-async def test_settle_after_the_lease_expired_changes_nothing(hub: Hub) -> None:
+async def test_f11_f26_settle_after_the_lease_expired_changes_nothing(hub: Hub) -> None:
     await hub.stage(("a", 1))
     [stale] = await hub.claim(lease_s=10)
     hub.clock.move(11)
@@ -354,7 +354,7 @@ async def test_failures_in_a_row_open_the_breaker_for_every_worker(hub: Hub) -> 
     assert await hub.store.unannounced() == []
 
 
-async def test_one_record_that_always_fails_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:
+async def test_f31_one_record_that_always_fails_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:
     await hub.stage(("poison", 1))
     for _ in range(hub.retry.max_attempts):
         hub.clock.move(100)
@@ -397,7 +397,7 @@ async def test_throttle_pauses_the_system_and_costs_no_attempt(hub: Hub) -> None
     assert again.attempts == 0
 
 
-async def test_probe_slot_has_one_holder_in_the_cluster(hub: Hub) -> None:
+async def test_f30_probe_slot_has_one_holder_in_the_cluster(hub: Hub) -> None:
     await hub.store.force("erp", "open", "maintenance")
     await hub.store.force("erp", "auto", "done")
     await _open_breaker(hub)
@@ -568,3 +568,45 @@ async def test_f50_error_of_the_database_quotes_no_payload(hub: Hub, database_ur
     told = "".join(traceback.format_exception(caught.value))
     assert "record" in told
     assert "canary" not in told.partition("Traceback")[2].replace('"canary-key", {"secret": "canary-payload"}', "")
+
+
+async def test_lane_whose_records_are_gone_is_put_off_and_the_audit_says_so(hub: Hub, database_url: str) -> None:
+    """Leased with nothing to send, it would come back at once, again and again."""
+    await hub.stage(("gone", 1))
+    await sql(database_url, "delete from record")
+    await hub.stage(("there", 1))
+    for _ in range(2):
+        assert [lease.records[0].key for lease in await hub.claim(lanes=1)] in ([], ["there"])
+    outlook = await hub.store.outlook(["orders"], ["erp"])
+    assert outlook.due_us is not None
+    assert outlook.due_us > outlook.now_us
+    assert (await hub.audit()).faults != ()
+
+
+async def test_restage_beside_staging_never_deadlocks(postgres: Postgres) -> None:
+    """Both hold the route's cursor before any lane."""
+    url = postgres.new_database()
+    store = Store(open_database(url))
+    await store.migrate()
+    try:
+        hub = Hub(store, Clock(), Order.SKIP)
+        keys = [f"k{n}" for n in range(20)]
+        await store.stage(Batch("orders", "crm", [NewRecord(key, b"1") for key in keys], order=Order.SKIP))
+        claimed = await hub.claim(lanes=100)
+        await hub.settle(*(report(lease, Rejected(f"no {lease.lane}")) for lease in claimed))
+        parked = await store.parked(Selection())
+        assert len(parked) == len(keys)
+
+        async def keep_staging() -> None:
+            for n in range(40):
+                await store.stage(Batch("orders", "crm", [NewRecord(key, b"s%d" % n) for key in keys]))
+
+        async def restage() -> None:
+            for it in parked:
+                assert await store.restage(it.id, NewRecord(it.key, b"mended"), Order.SKIP)
+
+        await asyncio.gather(keep_staging(), restage())
+    finally:
+        await store.close()
+    name = url.partition("?")[0].rpartition("/")[2]
+    assert await sql(url, f"select deadlocks from pg_stat_database where datname = '{name}'") == [(0,)]

@@ -36,6 +36,7 @@ from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
+from tideover.staging.store import Claimed
 
 
 class Clock:
@@ -342,6 +343,29 @@ async def test_cancelled_delivery_gives_its_leases_back(rt: Runtime, erp: FakeSy
     assert progress.ending == Ending.DRAINED
     assert set(erp.count().values()) == {1}
     assert len(erp.effects) == 100
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_delivery_that_is_cancelled_as_its_claim_ends_gives_the_leases_back(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch, database_url: str, turns: int
+) -> None:
+    """At each turn of the loop on which the claim's answer is on its way to who asked for it."""
+    claim = rt.store.claim
+
+    async def claim_and_cancel(wish: Claim) -> Claimed:
+        claimed = await claim(wish)
+        if claimed.leases:
+            task.cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return claimed
+
+    monkeypatch.setattr(rt.store, "claim", claim_and_cancel)
+    await stage(rt, "a", "b")
+    task = asyncio.create_task(Delivery(rt, "erp").run())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await sql(database_url, "select count(*) from lane where lease_until_us > 0") == [(0,)]
 
 
 async def test_delivery_that_is_stopped_while_it_settles_reports_all_that_it_delivered(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -216,3 +217,29 @@ async def test_forecast_while_nothing_delivers_says_that_it_does_not_move(databa
         told = await forecast(rt, "erp")
     assert (told.course, told.bound) == (Course.STOPPED, Bound.IDLE)
     assert str(told).startswith("not moving: nothing has gone for 30 s")
+
+
+async def test_looking_for_the_end_of_a_drain_takes_a_small_part_of_the_time_however_long_it_takes(
+    database_url: str,
+) -> None:
+    """It has to look at all that waits where the oldest of it comes last, such as what has backed off."""
+    looked_s = 0.3
+    async with running(hub_config(), database_url, {"crm": FakeSystem(), "erp": FakeSystem()}) as rt:
+        looks: list[float] = []
+
+        async def is_undrained(system: str) -> bool:
+            return True
+
+        async def end_drain(system: str, routes: Sequence[str]) -> bool:
+            looks.append(time.monotonic())
+            await asyncio.sleep(looked_s)
+            return False
+
+        rt.store.is_undrained, rt.store.end_drain = is_undrained, end_drain  # type: ignore[method-assign]
+        lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=60.0).run())
+        async with asyncio.timeout(50):
+            while len(looks) < 2:
+                await asyncio.sleep(0.01)
+        lingering.cancel()
+        await asyncio.gather(lingering, return_exceptions=True)
+    assert looks[1] - looks[0] >= 5 * looked_s

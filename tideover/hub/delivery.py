@@ -39,7 +39,7 @@ QUOTA_POLL_S = 0.02  # while a limit lets nothing more through for the moment, a
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
 LONGEST_REST_S = 30.0
-SWEEP_REST = 10  # of the time that it took to look through a backlog for one system, so many times it is not done again
+SWEEP_REST = 10  # of the time that it took to look through a backlog, so many times it is not done again
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Delivery:
         self._sweeps: dict[tuple[str, frozenset[str]], Sweep] = {}
         self._quota_wait_s = 0.0
         self._used_up: Mapping[str, Gate] = {}
+        self._drain_rest_until = 0.0
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
     async def run(self) -> Progress:
@@ -259,13 +260,12 @@ class Delivery:
             self._sweeps.pop(place, None)
 
     async def _known(self, wish: Claim) -> Claimed:
-        """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
-        self._claiming = claiming = asyncio.ensure_future(self._rt.store.claim(wish))
-        try:
-            return await asyncio.shield(claiming)
-        finally:
-            if claiming.done():
-                self._claiming = None
+        """A claim's answer. Shielded, and kept until its caller has it: of one that is cancelled before that, nobody
+        would know which lanes it took."""
+        self._claiming = asyncio.ensure_future(self._rt.store.claim(wish))
+        claimed = await asyncio.shield(self._claiming)
+        self._claiming = None
+        return claimed
 
     # --- waiting --------------------------------------------------------------------------------------------
 
@@ -329,16 +329,24 @@ class Delivery:
                 await self._sharing.renew()
                 await self._tick()
 
-    async def _tick(self) -> None:
-        for system in self._lines:
-            if await self._rt.store.is_undrained(system):
-                await self._rt.store.end_drain(system, self._rt.routes_through(system))
+    async def _tick(self, *, is_last: bool = False) -> None:
+        if is_last or self._rt.monotonic() >= self._drain_rest_until:
+            await self._end_drains()
         for episode in self._episodes.first_served():
             ago_us = int((self._rt.monotonic() - episode.served_at) * SECOND_US)
             await self._rt.store.note_service(self._group, episode.after, ago_us)
             episode.has_served = True
         await self._rt.announce_events()
         self._on_progress(self.progress)
+
+    async def _end_drains(self) -> None:
+        """Where something old is far behind in a long line, looking for it takes a while: then less often."""
+        began = self._rt.monotonic()
+        for system in self._lines:
+            if await self._rt.store.is_undrained(system):
+                await self._rt.store.end_drain(system, self._rt.routes_through(system))
+        now = self._rt.monotonic()
+        self._drain_rest_until = now + min(SWEEP_REST * (now - began), LONGEST_REST_S)
 
     async def _wind_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -354,7 +362,7 @@ class Delivery:
         self._episodes.end()
         self._note_progress()
         with suppress(HubUnavailable):
-            await self._tick()
+            await self._tick(is_last=True)
         await self._sharing.end()
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):

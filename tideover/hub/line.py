@@ -329,14 +329,14 @@ class Line:
         )
 
     async def _known(self, claim: Coroutine[Any, Any, Sequence[Lease]]) -> Sequence[Lease]:
-        """A claim's answer. Shielded: of one that is cancelled half-way nobody would know which lanes it took."""
+        """A claim's answer. Shielded, and kept until its caller has it: of one that is cancelled before that, nobody
+        would know which lanes it took."""
         claiming = asyncio.ensure_future(claim)
         self._claiming.add(claiming)
-        try:
-            return await asyncio.shield(claiming)
-        finally:
-            if claiming.done():
-                self._claiming.discard(claiming)
+        with suppress(HubUnavailable):
+            await asyncio.shield(claiming)
+        self._claiming.discard(claiming)
+        return claiming.result()
 
     async def _ask_forever(self, routes: Sequence[str]) -> None:
         """A system that may get nothing can often still be asked. What it says frees a record for another provider, or

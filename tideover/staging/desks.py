@@ -183,9 +183,9 @@ class RoomyDesk:
 class SingleDesk(RoomyDesk):
     """One system gets everything, as far as it has room: none where its breaker or a pause forbids."""
 
-    def __init__(self, system: str, rooms: Rooms) -> None:
+    def __init__(self, system: str, rooms: Rooms, now_us: int) -> None:
         super().__init__(rooms)
-        self._system = system
+        self._system, self._now_us = system, now_us
 
     def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
         pass
@@ -194,6 +194,8 @@ class SingleDesk(RoomyDesk):
         is_live = self._rooms.is_live(head.due_us)
         if not self._rooms.lanes(self._system, is_live=is_live):
             return Skip()
+        if not head.records:  # they are gone, as the audit says: taken and given back, it would be due again at once
+            return Defer(head, self._now_us + int(_RECHECK_MAX_S * SECOND_US))
         depth = self._rooms.records(self._system, min(head.run, head.last_seq - head.done_seq), is_live=is_live)
         depth = head.in_doubt or depth
         self._rooms.take(self._system, depth)
@@ -373,4 +375,4 @@ def open_desk(tx: Transaction, wish: Claim, rows: Mapping[str, SystemRow]) -> Si
     if wish.group is not None:
         return GroupDesk(tx, wish.group, rows, rooms, lease_us=wish.lease_us)
     (system,) = wish.rooms
-    return SingleDesk(system, rooms)
+    return SingleDesk(system, rooms, tx.now_us)

@@ -254,6 +254,8 @@ def _reroute(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
             reconciliation.begin(tx, wish.group.name, wish.route, take.from_system, head.doubted_us, records)
             head.in_doubt, head.attempts = 0, 0
             head.records = [record._replace(in_doubt=False) for record in head.records]
+    moved = sorted((take.head.id, 0) for take in taken if take.from_system)
+    tx.dialect.update(tx.conn, schema.lane, ("id", "attempts"), moved)
 
 
 def _take(tx: Transaction, wish: Claim, taken: Sequence[Take]) -> None:
@@ -279,7 +281,8 @@ def _sendable(take: Take) -> int:
 
 
 def _misses(tx: Transaction, heads: Sequence[Head]) -> dict[int, int]:
-    """When look-ups first missed the heads that are in doubt, since they are."""
+    """When look-ups first missed the heads that are in doubt, since they are, at the systems that they are pinned to:
+    of one that was rerouted, the reconciliation asks another system."""
     doubted = sorted(head.id for head in heads if head.in_doubt)
     if not doubted:
         return {}
@@ -287,7 +290,7 @@ def _misses(tx: Transaction, heads: Sequence[Head]) -> dict[int, int]:
         text(
             "select a.lane, min(a.began_us + a.took_us) from attempt a join lane l on l.id = a.lane "
             f"where a.lane {tx.dialect.in_list('ids')} and a.seq = l.done_seq + 1 and a.began_us >= l.doubted_us "
-            "and a.kind = 'look_up' and a.outcome = 'missing' group by a.lane"
+            "and a.system = l.system and a.kind = 'look_up' and a.outcome = 'missing' group by a.lane"
         ),
         {"ids": tx.dialect.array(doubted)},
     )
@@ -313,13 +316,18 @@ def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) 
 
 
 def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer: Sealer) -> list[Lease]:
-    """Leases on lanes that are pinned to a system, only to ask it what became of them, whatever its breaker says."""
+    """Leases on lanes that are pinned to a system, only to ask it what became of them, whatever its breaker says.
+
+    All that was looked for is asked again of the row that is locked: since the statement began somebody else may have
+    parked its head, or sent it elsewhere.
+    """
     rows = tx.conn.execute(
         text(
             f"select {_HEAD} from lane where id in (select id from (select id, in_doubt, system from lane "
             "where route = :route and state = 1 and due_us <= :now and lease_until_us <= :now "
             f"order by priority, due_us, id limit {_ASK_AMONG}) as oldest where in_doubt > 0 and system = :system) "
-            f"and lease_until_us <= :now and in_doubt > 0 limit :n {tx.dialect.skip_locked}"
+            "and state = 1 and due_us <= :now and lease_until_us <= :now and in_doubt > 0 and system = :system "
+            f"limit :n {tx.dialect.skip_locked}"
         ),
         {"route": wish.route, "now": tx.now_us, "system": system, "n": lanes},
     )

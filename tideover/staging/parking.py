@@ -15,7 +15,7 @@ from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
-from tideover.staging.stage import Batch, stage
+from tideover.staging.stage import Batch, lock_cursor, stage
 
 UNRESOLVED = "unresolved"  # parked because the provider may have processed it and can't be asked
 _COLUMNS = (
@@ -148,6 +148,9 @@ def restage(
     One that holds its lane is corrected in its place, so that the newer versions behind it come after it; any other
     goes to the end of its lane. `None` means that the mapping leaves it out now. False when it was closed meanwhile.
     """
+    route = tx.conn.execute(text("select route from parked where id = :id"), {"id": row_id}).scalar()
+    if route is not None:
+        lock_cursor(tx, route)  # before the lane, as staging does: the same order, so no deadlock
     rows = _lock(tx, [row_id])
     if not rows:
         return False

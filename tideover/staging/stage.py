@@ -63,7 +63,9 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     Raises `Overtaken`, and stages nothing, when the route's cursor moved after these records were read: by another
     run, or by this very batch where its first try was committed and nobody learnt of it. Read on from the new cursor.
     """
-    _move_cursor(tx, batch)
+    lock_cursor(tx, batch.route)
+    if batch.move is not None:
+        _move_cursor(tx, batch, batch.move)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
     tails = _lock_lanes(tx, batch, {lane for lane, _ in keyed})
     intake = _place(tx, keyed, tails)
@@ -201,8 +203,10 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
         fresh.setdefault(identity, broken)
     if not fresh:
         return 0
+    lanes = sorted({lane_id(batch.route, broken.key) for broken in fresh.values()})
     known = tx.conn.execute(
-        text("select record from parked where route = :route and closed_us = 0 and at_intake"), {"route": batch.route}
+        text(f"select record from parked where lane {tx.dialect.in_list('lanes')} and closed_us = 0 and at_intake"),
+        {"lanes": tx.dialect.array(lanes)},
     )
     for (identity,) in known:
         fresh.pop(identity, None)
@@ -224,15 +228,17 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
     return len(rows)
 
 
-def _move_cursor(tx: Transaction, batch: Batch) -> None:
-    """Compare and swap on the cursor's version; a batch without a move still writes the row: see the module's text."""
+def lock_cursor(tx: Transaction, route: str) -> None:
+    """One stages at a time, and holds this before any lane. A batch without a move writes the row as well: see the
+    module's text."""
     tx.conn.execute(
         text("insert into cursor (route, cursor) values (:route, '') on conflict (route) do update set route = :route"),
-        {"route": batch.route},
+        {"route": route},
     )
-    move = batch.move
-    if move is None:
-        return
+
+
+def _move_cursor(tx: Transaction, batch: Batch, move: CursorMove) -> None:
+    """Compare and swap on the cursor's version."""
     moved = tx.conn.execute(
         text(
             "update cursor set cursor = :cursor, version = version + 1, moved_us = :now, "

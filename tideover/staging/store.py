@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from tideover.errors import SchemaMismatch
@@ -68,6 +68,7 @@ class Store:
         self.database = database
         self._sealer = sealer or Plain()
         self._spread = spread
+        self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
 
     # --- schema ---------------------------------------------------------------------------------------------
 
@@ -115,15 +116,23 @@ class Store:
         return await self.database.write(work)
 
     async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
-        """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out."""
+        """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
 
-        def work(tx: Transaction) -> list[Lease]:
+        Of a long backlog that the system may not have, one call looks at a part; the next one goes on behind it.
+        """
+        place = (wish.route, system)
+        on = replace(wish, after=self._probe_marks.pop(place, None))
+
+        def work(tx: Transaction) -> leases.Found:
             group = wish.group
             pin = groups.load(tx, group.name).pin if group is not None else None
             desk = desks.ProbeDesk(system, group, pin.system if pin else "")
-            return leases.claim(tx, wish, desk, self._sealer).leases
+            return leases.claim(tx, on, desk, self._sealer)
 
-        return await self.database.write(work)
+        found = await self.database.write(work)
+        if found.mark is not None:
+            self._probe_marks[place] = found.mark
+        return found.leases
 
     async def claim_doubted(self, wish: desks.Claim, system: str, lanes: int) -> list[Lease]:
         """Leases on lanes pinned to a system, only to ask it what became of them, whatever its breaker says."""
@@ -207,7 +216,10 @@ class Store:
             self.database.wakeups.wake(route)
 
     async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
-        """Close the system's outage when nothing that waited through it waits any more."""
+        """Close the system's outage when nothing that waited through it waits any more. It may have to look at all that
+        waits, which on SQLite nothing else could be written beside: so it is looked for by a reader first."""
+        if not await self.database.read(lambda tx: systems.is_drained(tx, system, routes)):
+            return False
         return await self.database.write(lambda tx: systems.end_drain(tx, system, routes))
 
     async def is_undrained(self, system: str) -> bool:

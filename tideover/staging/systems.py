@@ -253,6 +253,12 @@ def end_drain(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool
     return True
 
 
+def is_drained(tx: Transaction, name: str, backlog_routes: Sequence[str]) -> bool:
+    """Whether the system was restored from an outage, and nothing staged before that waits any more."""
+    restored_us = undrained(tx, name)
+    return restored_us is not None and not _is_waiting(tx, backlog_routes, restored_us)
+
+
 def _is_waiting(tx: Transaction, routes: Sequence[str], before_us: int) -> bool:
     """Whether a lane that can move waits with a record staged before an instant. Held lanes wait for a person."""
     return any(
