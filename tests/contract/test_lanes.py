@@ -403,3 +403,25 @@ async def test_claim_beside_a_stage_that_supersedes_takes_the_newest_version(
     sent = contents(late) + await lanes.deliver()
     assert sent[-1] == 2
     assert (await lanes.audit()).waiting == 0
+
+
+# --- where a claim begins to look ---------------------------------------------------------------------------
+
+
+async def test_lane_that_is_given_back_goes_to_the_next_claim_that_has_room_for_all(lanes: Lanes) -> None:
+    await lanes.stage(("a", 1))
+    await lanes.stage(("b", 2))
+    await lanes.stage(("c", 3))
+    first, second = [(await lanes.claim(lanes=1))[0] for _ in range(2)]
+    assert contents([first, second]) == [1, 2]
+    await lanes.settle(report(first))
+    assert contents(await lanes.claim(lanes=3)) == [1, 3]
+
+
+async def test_lane_that_is_given_back_waits_a_second_at_most_while_claims_are_full(lanes: Lanes) -> None:
+    for number, key in enumerate("abcd"):
+        await lanes.stage((key, number))
+    first, _ = [(await lanes.claim(lanes=1))[0] for _ in range(2)]
+    await lanes.settle(report(first))
+    lanes.ahead_us = SECOND_US
+    assert contents(await lanes.claim(lanes=1)) == [0]

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 
 from tideover.errors import CorruptPayload
 from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
@@ -22,6 +23,7 @@ from tideover.policy.settlement import Kind
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
 from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
+from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
 
@@ -39,15 +41,17 @@ class Found:
     mark: Mark | None
 
 
-def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
+def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor | None = None) -> Found:
     """Leases on due lanes. A lane in doubt goes to the system it is pinned to, and only as far as it is in doubt;
-    where its route reroutes, after `max_hold` also to another, with an entry in the reconciliation."""
+    where its route reroutes, after `max_hold` also to another, with an entry in the reconciliation.
+
+    `floor`: the route's, of this process; a new one looks at everything."""
     taken: list[Take] = []
     deferred: list[Defer] = []
     mark: Mark | None = None
     looked = 0
     given: set[int] = set()
-    for heads, at in _windows(tx, wish, desk, given):
+    for heads, at in _windows(tx, wish, desk, given, floor or Floor()):
         _read_heads(tx, wish, heads, sealer, depth_of(wish.depth, wish.longest, desk.room, len(heads)))
         desk.prepare(tx, heads)
         for head in heads:
@@ -71,11 +75,13 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer) -> Found:
     return Found([_lease(tx, wish, take, misses) for take in taken], mark)
 
 
-def _windows(tx: Transaction, wish: Claim, desk: Desk, given: Collection[int]) -> Iterator[tuple[list[Head], Mark]]:
+def _windows(
+    tx: Transaction, wish: Claim, desk: Desk, given: Collection[int], floor: Floor
+) -> Iterator[tuple[list[Head], Mark]]:
     """The route's due lanes in their order, some at a time; of each priority, live traffic before a backlog. `given`:
     lanes that are decided on already."""
     if wish.group is None and desk.live_since_us is None:
-        if desk.room > 0 and (heads := _most_urgent(tx, wish, desk.ready, desk.room)):
+        if desk.room > 0 and (heads := _most_urgent(tx, wish, desk.ready, desk.room, floor)):
             yield _superseded(tx, wish, heads), _END
         return
     start = wish.after or (0, 0, 0)
@@ -133,9 +139,22 @@ def _size(wish: Claim, desk: Desk) -> int:
     return min(desk.room if wish.group is None else max(desk.room, _WINDOW), SCAN)
 
 
-def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int) -> list[Head]:
+def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int, floor: Floor) -> list[Head]:
     """For a system that takes whatever comes: the lanes of all priorities in one statement, of which as much is run as
-    it takes to find so many.
+    it takes to find so many."""
+    begins = floor.begin(tx.now_us)
+    rows = _most_urgent_from(tx, wish, ready, size, begins)
+    if len(rows) < size and any(begins.values()):
+        rows = _most_urgent_from(tx, wish, ready, size, floor.begin_below(tx.now_us))
+    rows.sort(key=lambda row: (row.priority, row.due_us, row.id))
+    floor.note([(row.priority, row.due_us) for row in reversed(rows)], tx.now_us)
+    return [Head(*row[:-1]) for row in rows]
+
+
+def _most_urgent_from(
+    tx: Transaction, wish: Claim, ready: Sequence[str], size: int, begins: Mapping[int, int]
+) -> list[Row[Any]]:
+    """`begins`: from which `due_us` on, by priority.
 
     Each lane's columns come from the select that locks it: PostgreSQL gives these as they are under the lock. Another
     look at the lane in the same statement would give them as they were when it began, before somebody else's commit.
@@ -143,16 +162,17 @@ def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int) 
     free, bound = _free(ready)
     one_level = (
         f"select {_HEAD}, priority from (select {_HEAD}, priority from lane "
-        "where route = :route and state = 1 and priority = {priority} "
+        "where route = :route and state = 1 and priority = {priority} and due_us >= :from{priority} "
         f"and due_us <= :now and lease_until_us <= :now and {free} order by due_us, id limit :n "
         f"{tx.dialect.skip_locked}) as p{{priority}}"
     )
     levels = " union all ".join(one_level.format(priority=priority) for priority in PRIORITIES)
-    rows = tx.conn.execute(
+    begin_at = {f"from{priority}": due_us for priority, due_us in begins.items()}
+    found = tx.conn.execute(
         text(f"select {_HEAD}, priority from ({levels}) as due limit :n"),
-        {"route": wish.route, "now": tx.now_us, "n": size, **bound},
-    ).all()
-    return [Head(*row[:-1]) for row in sorted(rows, key=lambda row: (row.priority, row.due_us, row.id))]
+        {"route": wish.route, "now": tx.now_us, "n": size, **begin_at, **bound},
+    )
+    return list(found.all())
 
 
 def _free(ready: Sequence[str]) -> tuple[str, dict[str, str]]:

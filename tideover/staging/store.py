@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -37,6 +38,7 @@ from tideover.staging import (
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
 from tideover.staging.database import Database, Transaction
+from tideover.staging.floors import Floor
 from tideover.staging.sealing import Plain, Sealer
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class Store:
         self._sealer = sealer or Plain()
         self._spread = spread
         self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
+        self._floors: defaultdict[str, Floor] = defaultdict(Floor)
 
     # --- schema ---------------------------------------------------------------------------------------------
 
@@ -108,7 +111,7 @@ class Store:
             rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
             gates = {name: row.gate(tx.now_us) for name, row in rows.items()}
             desk = desks.open_desk(tx, wish, rows)
-            found = leases.claim(tx, wish, desk, self._sealer)
+            found = leases.claim(tx, wish, desk, self._sealer, self._floors[wish.route])
             state = desk.state if isinstance(desk, desks.GroupDesk) else None
             used_up = quotas.shut(gates, desk.used_up, tx.now_us)
             return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
