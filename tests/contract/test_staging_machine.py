@@ -486,12 +486,12 @@ def run_machine(bench: Bench, examples: int, steps: int) -> None:
 
 
 @pytest.mark.timeout(600)  # passing takes seconds; making a failure small takes minutes
-def test_store_on_sqlite_under_any_interleaving_keeps_its_promises(sqlite_bench: Bench) -> None:
+def test_f10_f25_f26_store_on_sqlite_under_any_interleaving_keeps_its_promises(sqlite_bench: Bench) -> None:
     run_machine(sqlite_bench, 60, 40)
 
 
 @pytest.mark.timeout(600)  # passing takes seconds; making a failure small takes minutes
-def test_store_on_postgresql_under_any_interleaving_keeps_its_promises(postgres_bench: Bench) -> None:
+def test_f10_f25_f26_store_on_postgresql_under_any_interleaving_keeps_its_promises(postgres_bench: Bench) -> None:
     run_machine(postgres_bench, 15, 40)
 
 

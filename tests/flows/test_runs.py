@@ -25,7 +25,7 @@ from flows.sync import deliver_visibly, read_all, sync
 from tasks import hub
 from tests.flows.conftest import free_port
 from tests.flows.live import Live, live_hub
-from tideover.bootstrap import HUB_VARIABLE
+from tideover.bootstrap import HUB_VARIABLE, open_hub
 
 pytestmark = [
     pytest.mark.prefect,
@@ -40,6 +40,19 @@ CANARY = "canary-5d1c-payload"
 @pytest.fixture
 async def live(tmp_path: Path, prefect: PrefectClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Live]:
     async with live_hub(tmp_path, f"sqlite:///{tmp_path / 'hub.db'}") as found:
+        monkeypatch.setenv(HUB_VARIABLE, str(found.file))
+        yield found
+
+
+@pytest.fixture
+async def live_anywhere(
+    tmp_path: Path, prefect: PrefectClient, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> AsyncIterator[Live]:
+    """As `live`, on each kind of database."""
+    monkeypatch.setenv("TIDEOVER_TEST_URL", database_url)
+    async with live_hub(tmp_path, database_url) as found:
+        async with open_hub(found.file, migrate=True):
+            pass
         monkeypatch.setenv(HUB_VARIABLE, str(found.file))
         yield found
 
@@ -180,13 +193,13 @@ async def test_lingering_run_tells_of_an_outage_and_its_end_while_it_is_still_al
     await asyncio.gather(lingering, return_exceptions=True)
 
 
-async def test_f50_no_payload_and_no_secret_gets_into_prefect(live: Live, prefect_home: Path) -> None:
-    live.twins.upsert("orders", [{"id": "o-1", "customerId": CANARY, "total": 5}])
-    live.twins.upsert("orders", [{"id": "o-2", "customerId": CANARY, "total": -5}])
-    await live.twins.fault("erp", "error_500", count=1)
+async def test_f50_no_payload_and_no_secret_gets_into_prefect(live_anywhere: Live, prefect_home: Path) -> None:
+    live_anywhere.twins.upsert("orders", [{"id": "o-1", "customerId": CANARY, "total": 5}])
+    live_anywhere.twins.upsert("orders", [{"id": "o-2", "customerId": CANARY, "total": -5}])
+    await live_anywhere.twins.fault("erp", "error_500", count=1)
     await run(sync, route="orders-to-erp")
-    await deliver_until_there(live, "erp", 1)
-    assert live.holds("erp")[0] == 1
+    await deliver_until_there(live_anywhere, "erp", 1)
+    assert live_anywhere.holds("erp")[0] == 1
     database = sqlite3.connect(f"file:{prefect_home / 'prefect.db'}?mode=ro", uri=True)
     try:
         text = "\n".join(database.iterdump())
@@ -206,10 +219,10 @@ async def prefect_away(dead_api: str) -> int:
             return int((await deliver_visibly("erp"))["delivered"])
 
 
-async def test_f67_delivery_goes_on_while_prefects_api_is_down(live: Live) -> None:
-    await live.twins.seed("orders", 30)
+async def test_f67_delivery_goes_on_while_prefects_api_is_down(live_anywhere: Live) -> None:
+    await live_anywhere.twins.seed("orders", 30)
     assert await prefect_away(f"http://127.0.0.1:{free_port()}/api") == 30
-    assert live.holds("erp") == (30, 0)
+    assert live_anywhere.holds("erp") == (30, 0)
 
 
 async def test_own_flow_over_the_public_tasks_delivers(live: Live) -> None:

@@ -36,7 +36,7 @@ def problems_of(text: str | bytes) -> list[Problem]:
         ("١٢", "١٢"), ("[1, NO]", [1, "NO"]), ("{b: [c]}", {"b": ["c"]}),
     ],
 )  # fmt: skip
-def test_scalar_when_read_means_what_it_looks_like(text: str, value: object) -> None:
+def test_f56_scalar_when_read_means_what_it_looks_like(text: str, value: object) -> None:
     found = parse_yaml(f"a: {text}\n".encode(), "hub.yaml").value["a"]
     assert found == value
     assert type(found) is type(value)
@@ -103,7 +103,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "line", "column", "what"), REFUSED)
-def test_document_when_not_allowed_is_refused_at_its_place(text: str, line: int, column: int, what: str) -> None:
+def test_f55_f56_document_when_not_allowed_is_refused_there(text: str, line: int, column: int, what: str) -> None:
     found = problems_of(text)[0]
     assert (found.line, found.column) == (line, column)
     assert what in found.what
@@ -117,7 +117,7 @@ def test_bytes_when_not_utf8_are_refused_at_their_place() -> None:
     assert problems_of("a: 1".encode("utf-16"))[0].mend == "save the file as UTF-8"
 
 
-def test_alias_bomb_when_read_is_refused_at_once() -> None:
+def test_f55_alias_bomb_when_read_is_refused_at_once() -> None:
     started = time.monotonic()
     found = problems_of(ALIAS_BOMB)
     assert time.monotonic() - started < 2
