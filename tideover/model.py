@@ -209,6 +209,7 @@ class Lease(NamedTuple):
     is_canary: bool = False
     counted: int = 0  # how many records its claim took from the system's limits
     miss_age_s: float | None = None  # how long ago a look-up first missed its head, since that came into doubt
+    given_us: int = 0  # when, on the database's clock
 
 
 # --- sources ------------------------------------------------------------------------------------------------

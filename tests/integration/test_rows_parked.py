@@ -107,6 +107,36 @@ async def test_f40_record_that_is_too_old_when_its_attempt_fails_is_parked_with_
         assert (await audited(rt)).waiting == 0
 
 
+async def test_f40_record_whose_deadline_passed_while_its_system_was_down_is_parked_and_not_sent(
+    tmp_path: Path, database_url: str, twins: TwinHost, secrets: TwinSecrets
+) -> None:
+    route = {**ORDERS, "retry": {**ORDERS["retry"], "max_age": "1ms"}}
+    async with twin_hub(tmp_path, database_url, secrets, {"orders": route}) as rt:
+        await twins.seed("orders", 2)
+        await read(rt)
+        await rt.store.force("erp", "open", "a test")
+        await deliver(rt)
+        await rt.store.force("erp", "closed", "a test")
+        await deliver(rt)
+        assert [parked.code for parked in await rt.store.parked(EVERYTHING)] == ["expired", "expired"]
+        assert twins.ledger("erp")["effects"] == 0
+
+
+async def test_f40_expired_record_that_a_person_replays_is_sent(
+    tmp_path: Path, database_url: str, twins: TwinHost, secrets: TwinSecrets
+) -> None:
+    route = {**ORDERS, "retry": {**ORDERS["retry"], "max_age": "2s"}}
+    async with twin_hub(tmp_path, database_url, secrets, {"orders": route}) as rt:
+        await twins.seed("orders", 1)
+        await read(rt)
+        await asyncio.sleep(2)  # time itself is what is waited for
+        await deliver(rt)
+        assert [parked.code for parked in await rt.store.parked(EVERYTHING)] == ["expired"]
+        await replay.replay(rt, EVERYTHING)
+        assert (await deliver(rt)).delivered == 1
+        assert twins.ledger("erp")["effects"] == 1
+
+
 async def test_f41_record_that_is_replayed_twice_takes_effect_once(
     tmp_path: Path, database_url: str, twins: TwinHost, secrets: TwinSecrets
 ) -> None:

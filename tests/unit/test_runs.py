@@ -443,3 +443,39 @@ async def test_record_that_has_no_form_for_its_provider_is_parked_and_not_sent()
     verdict = over[0].report(script.now).verdict
     assert isinstance(verdict, Park)
     assert (verdict.code, script.asked) == ("mapping", [])
+
+
+# --- a deadline of its own ----------------------------------------------------------------------------------
+
+
+async def worked_off_at(age_s: float, script: Script, it: Held) -> LaneReport:
+    """The report of a lease on records of this age, of which none may be older than a minute."""
+    lease = it.lease._replace(given_us=int(age_s * SECOND_US))
+    over: list[Run] = []
+    its = replace(sender(script), max_age_s=60.0)
+    await its.work_off([replace(it, lease=lease)], lambda: True, over.append)
+    return over[0].report(script.now)
+
+
+async def test_record_that_is_too_old_is_parked_and_nothing_is_sent() -> None:
+    script = Script()
+    report = await worked_off_at(60.0, script, held())
+    assert script.asked == []
+    assert isinstance(report.verdict, Park)
+    assert (report.verdict.code, report.verdict.record.seq) == ("expired", 1)
+
+
+async def test_record_that_grows_too_old_in_the_workers_hand_is_parked_and_those_before_it_were_sent() -> None:
+    script = Script()
+    report = await worked_off_at(58.5, script, held())
+    assert script.asked == ["send 1-1", "send 1-2"]
+    assert isinstance(report.verdict, Park)
+    assert (report.verdict.code, report.verdict.record.seq) == ("expired", 3)
+
+
+async def test_record_that_its_system_may_have_is_asked_about_however_old_and_then_not_sent() -> None:
+    script = Script(found=[Missing()])
+    report = await worked_off_at(1_000.0, script, held(1, doubt=1))
+    assert script.asked == ["look up 1-1"]
+    assert isinstance(report.verdict, Park)
+    assert (report.verdict.code, report.doubt) == ("expired", 0)

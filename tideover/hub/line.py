@@ -102,6 +102,7 @@ class Line:
                 self._call_s,
                 rt.monotonic,
                 shape,
+                max_age_s=rt.route_rule(name).retry.max_age_s,
                 moves_on=bool(terms.group),
                 heard=self._hear,
             )

@@ -25,6 +25,7 @@ from tideover.model import (
     Unsent,
 )
 from tideover.policy.resolve import ResolveRule, Step, is_miss_final, is_second_miss_final, next_step
+from tideover.policy.retry import EXPIRED, is_expired
 from tideover.policy.settlement import Attempt, Defer, Kind, LaneReport, Park
 
 
@@ -127,6 +128,7 @@ class Sender:
     call_s: float  # the longest that one call can take
     monotonic: Callable[[], float]
     shape: Shape | None = None  # None: the system takes records as they are staged
+    max_age_s: float | None = None  # of a record; one that is older is parked instead of sent
     moves_on: bool = False  # a record whose call was lost, and is not there, is for another provider to try
     # Told of each call that was answered or failed: its outcomes, when it began and ended (monotonic), and how many
     # records it carried; 0 of a look-up.
@@ -207,8 +209,16 @@ class Sender:
                     run.end()
                     break
                 await self._look_up(run, head, age_s, is_trusted=not asks_only)
-            if run.head is not None:
+            if run.head is not None and self._is_expired(run, run.head):
+                run.end(Park(run.head, EXPIRED, "its deadline was over before it could be sent"))
+            elif run.head is not None:
                 self._shape(run, run.head)
+
+    def _is_expired(self, run: Run, head: LeasedRecord) -> bool:
+        """Of one that its system may have, sending it again is how that is resolved, so that it is never too late."""
+        lease = run.held.lease
+        age_s = (lease.given_us - head.staged_us) / SECOND_US + self.monotonic() - run.held.claimed_at
+        return is_expired(self.max_age_s, age_s) and (run.is_cleared or not head.in_doubt)
 
     def _shape(self, run: Run, head: LeasedRecord) -> None:
         """Give the head the form that its system wants; one that has none there is parked, not sent."""

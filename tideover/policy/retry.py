@@ -32,10 +32,18 @@ def ask_again_s(rule: RetryRule, doubt_age_s: float) -> float:
     return min(rule.cap_s, max(rule.base_s, doubt_age_s / 4))
 
 
+EXPIRED = "expired"  # the code under which a record is parked that is older than its route's deadline
+
+
+def is_expired(max_age_s: float | None, age_s: float) -> bool:
+    """Whether a record of this age is not to be sent any more."""
+    return max_age_s is not None and age_s >= max_age_s
+
+
 def reason_to_give_up(rule: RetryRule, attempts: int, age_s: float) -> str | None:
     """`attempts` or `expired` when the record is to be parked, else None."""
-    if rule.max_age_s is not None and age_s >= rule.max_age_s:
-        return "expired"
+    if is_expired(rule.max_age_s, age_s):
+        return EXPIRED
     if attempts >= rule.max_attempts:
         return "attempts"
     return None

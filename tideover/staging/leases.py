@@ -332,6 +332,7 @@ def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) 
         is_backup=take.is_backup,
         is_canary=take.is_canary,
         miss_age_s=(tx.now_us - misses[head.id]) / SECOND_US if head.id in misses else None,
+        given_us=tx.now_us,
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Row, text
 
 from tideover.errors import CorruptPayload, Refused
 from tideover.model import HubEvent, NewRecord, Order, content_hash, lane_id, record_id
+from tideover.policy.retry import EXPIRED
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
@@ -89,9 +90,10 @@ def replay(
     """Put parked records back to waiting, each under the id it always had. Those closed meanwhile are left alone.
 
     A record that holds its lane goes on from the head; any other goes to the end of its lane. What may have been sent
-    is asked for first, unless it was parked because nobody can tell: then a person's word counts. An older version
-    whose route is among `latest` gives way to a newer one. Left alone are records parked at intake, as mapping is the
-    hub's; one whose payload can't be read; and, when `restored` by nobody's word, one that newer versions passed.
+    is asked for first, unless it was parked because nobody can tell: then a person's word counts. The age of what was
+    too old begins anew. An older version whose route is among `latest` gives way to a newer one. Left alone are records
+    parked at intake, as mapping is the hub's; one whose payload can't be read; and, when `restored` by nobody's word,
+    one that newer versions passed.
     """
     count = 0
     for row in _lock(tx, ids):
@@ -106,10 +108,20 @@ def replay(
             continue
         elif (is_passed and closing == "restored") or not _append(tx, row, sealer):
             continue
+        if row.code == EXPIRED:
+            _renew(tx, row)
         _close(tx, row.id, closing)
         enter(tx, row.route, Entry(parked=-1))
         count += 1
     return count
+
+
+def _renew(tx: Transaction, row: Row[Any]) -> None:
+    """What a person sends although it is too late counts from now on: else it would be parked for its age again."""
+    tx.conn.execute(
+        text("update record set staged_us = :now where lane = :lane and id = :record"),
+        {"now": tx.now_us, "lane": row.lane, "record": row.record},
+    )
 
 
 def _last_seq(tx: Transaction, lane: int) -> int:
