@@ -67,8 +67,8 @@ def test_inflater_never_makes_more_than_one_byte_over_the_cap() -> None:
 @pytest.mark.parametrize(
     ("coding", "coded"),
     [
-        ("gzip", gzip.compress(b"hello")[:-3]),
-        ("gzip", gzip.compress(b"hello") + b"rubbish"),
+        ("gzip", gzip.compress(b"hello", mtime=0)[:-3]),
+        ("gzip", gzip.compress(b"hello", mtime=0) + b"rubbish"),
         ("deflate", zlib.compress(b"hello") + b"more"),
         ("gzip", b"hello hello"),
         ("br", b""),
