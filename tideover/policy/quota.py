@@ -224,8 +224,11 @@ def _released_us(rule: BudgetRule, use: Use, now_us: int) -> int:
 
 def backlog_part(now_us: int, room: int) -> int:
     """How many of `room` places are the backlog's at least: on the average its share of them, also where there is only
-    one at a time. The draw is a Weyl sequence of the instant: it needs no memory, and is even in the long run."""
-    draw = (now_us * 0x9E3779B97F4A7C15 % 2**64) / 2**64
+    one at a time. The draw is made of the instant, so it needs no memory; well mixed (the end of splitmix64), so that
+    claims that come at even steps get their share as well."""
+    mixed = (now_us ^ now_us >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    draw = (mixed ^ mixed >> 31) / 2**64
     return min(int(room * BACKLOG_SHARE + draw), room)
 
 
