@@ -1,33 +1,32 @@
-"""Prefect's server is killed and stays away, in the middle of a run: delivery goes on."""
+"""Prefect's server is killed and stays away, in the middle of a run: delivery goes on.
+
+Nothing of Prefect's runs in the test's own process: its clients there serve one server until the process ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from tests.chaos.processes import eventually
 from tests.chaos.report import injected, proved
 from tests.chaos.scene import SECONDS
 from tests.flows.conftest import ROOT, await_health, free_port, prefect_environment
-from tests.flows.live import Live, live_hub
+from tests.flows.live import ROUTES, blocks_for
+from tests.twinhubs import TwinSecrets, write_hub
 from tideover.bootstrap import HUB_VARIABLE, open_hub
 from tideover.hub import intake
 from tideover.hub.runtime import Runtime
+from tideover.twins import TwinHost
 
-pytestmark = [
-    pytest.mark.prefect,
-    pytest.mark.timeout(300 + SECONDS),
-    pytest.mark.filterwarnings("ignore:.*socket.socket:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-]
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300 + SECONDS)]
 ROUNDS, AWAY_S = 5, max(SECONDS, 3.0)
 
 
@@ -51,6 +50,22 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    async def is_told_completed(self) -> bool:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+            runs = (await client.post("/flow_runs/filter", json={})).json()
+        return [run["state_type"] for run in runs] == ["COMPLETED"]
+
+    def environment(self, hub_file: Path) -> dict[str, str]:
+        """Of a process that speaks to it about a hub."""
+        return prefect_environment(self._home) | {"PREFECT_API_URL": self.url, HUB_VARIABLE: str(hub_file)}
+
+    def apply_blocks(self, hub_file: Path, urls: dict[str, str]) -> None:
+        blocks = self._home / "blocks.yaml"
+        blocks.write_text(json.dumps(blocks_for(urls)))
+        command = [sys.executable, "-m", "tideover.cli", "blocks", "apply", str(blocks)]
+        done = subprocess.run(command, env=self.environment(hub_file), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
@@ -58,10 +73,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     home.mkdir()
     server = Server(home)
     server.start()
-    settings = {PREFECT_API_URL: server.url, PREFECT_HOME: home, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}
     try:
-        with temporary_settings(settings):
-            yield server
+        yield server
     finally:
         server.kill()
 
@@ -71,7 +84,7 @@ class Run:
 
     def __init__(self, server: Server, folder: Path, hub_file: Path, linger_s: float) -> None:
         code = f"import asyncio; from flows.deliver import deliver; asyncio.run(deliver('erp', linger_s={linger_s}))"
-        env = prefect_environment(folder) | {"PREFECT_API_URL": server.url, HUB_VARIABLE: str(hub_file)}
+        env = server.environment(hub_file)
         self.log = folder / "run.log"
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(
@@ -93,22 +106,33 @@ async def test_f67_delivery_goes_on_while_prefects_server_is_dead_and_the_run_en
     tmp_path: Path, server: Server
 ) -> None:
     database = f"sqlite:///{tmp_path / 'hub.db'}"
-    async with live_hub(tmp_path, database) as live, open_hub(live.file) as rt:
-        run = Run(server, tmp_path, live.file, AWAY_S + 30)
+    file = write_hub(tmp_path, database, ROUTES)
+    async with (
+        TwinHost(tmp_path / "twins") as twins,
+        open_hub(file, secrets=TwinSecrets(twins.urls), migrate=True) as rt,
+    ):
+        await asyncio.to_thread(server.apply_blocks, file, twins.urls)
+        run = Run(server, tmp_path, file, AWAY_S + 30)
         try:
-            await _deliver_without_prefect(live, rt, server)
+            await _deliver_without_prefect(twins, rt, server)
             await asyncio.to_thread(server.start)
             await eventually(run.has_ended, "the run ends", AWAY_S + 120)
             run.assert_ended_well()
         finally:
             run.end()
-        await eventually(_is_told_completed, "the server knows that the run is completed")
-        keys, doubled = live.holds("erp")
+        await eventually(server.is_told_completed, "the server knows that the run is completed")
+        keys, doubled = _held(twins)
         await proved(database, {"orders": 20 * ROUNDS}, {"orders": keys + doubled})
         assert (keys, doubled) == (20 * ROUNDS, 0)
 
 
-async def _deliver_without_prefect(live: Live, rt: Runtime, server: Server) -> None:
+def _held(twins: TwinHost) -> tuple[int, int]:
+    """Distinct orders at the ERP, and those done twice."""
+    ledger = twins.ledger("erp")
+    return int(ledger["keys"]), int(ledger["duplicates"])
+
+
+async def _deliver_without_prefect(twins: TwinHost, rt: Runtime, server: Server) -> None:
     """The first orders are delivered with Prefect's server, the others while it is dead."""
     for number in range(ROUNDS):
         if number == 1:
@@ -116,16 +140,10 @@ async def _deliver_without_prefect(live: Live, rt: Runtime, server: Server) -> N
             await asyncio.to_thread(server.kill)
         if number:
             await asyncio.sleep(AWAY_S / (ROUNDS - 1))
-        await live.twins.seed("orders", 20, start=1 + 20 * number)
+        await twins.seed("orders", 20, start=1 + 20 * number)
         await intake.stage(rt, await intake.extract(rt, "orders-to-erp"))
 
         async def are_there(wanted: int = 20 * (number + 1)) -> bool:
-            return live.holds("erp") == (wanted, 0)
+            return _held(twins) == (wanted, 0)
 
         await eventually(are_there, f"round {number} is delivered")
-
-
-async def _is_told_completed() -> bool:
-    async with get_client() as client:
-        runs = await client.read_flow_runs()
-    return [run.state.type for run in runs if run.state is not None] == [StateType.COMPLETED]
