@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,11 +20,11 @@ from sqlalchemy import make_url
 
 from tests.chaos.denial import Denial
 from tests.chaos.report import injected
+from tests.ports import free_row
 from tideover.twins import TwinControl
 from tideover.twins.serving import ports_from
 
 REPOSITORY = Path(__file__).parents[2]
-_PORT_RANGE = range(20_000, 32_000, 10)  # below what kernels give to outgoing connections
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: float = 120) -> None:
@@ -130,7 +128,7 @@ class TwinsProcess:
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
         self._folder, self._names = folder, names
-        self._base = _free_ports()
+        self._base = free_row(8)
         ports = ports_from(self._base)
         self.urls = {name: f"http://127.0.0.1:{ports[name]}" for name in names}
         self.control = FaultyControl(f"http://127.0.0.1:{self._base}", timeout_s=20)
@@ -159,17 +157,6 @@ class TwinsProcess:
         await self.control.close()
         if self._child is not None and self._child.is_alive:
             await self._child.stop()
-
-
-def _free_ports(count: int = 8) -> int:
-    """The first of some consecutive ports that nobody listens on."""
-    for base in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
-        with suppress(OSError):
-            for port in range(base, base + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return base
-    raise AssertionError("no free ports")
 
 
 def _is_alive(process: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ports import free_row
 from tideover.twins import CREDENTIALS, DEFAULT_CONTROL_PORT, DEFAULT_PORTS, NAMES, TwinControl, TwinHost, TwinRefused
 
 PATIENCE_S = 30.0
@@ -210,24 +210,6 @@ def test_default_ports_are_fixed_and_follow_the_control_port() -> None:
 # --- a process of its own -----------------------------------------------------------------------------------
 
 
-def free_base(count: int) -> int:
-    """A port number that has `count` free ones after it."""
-    for base in range(21_000 + os.getpid() % 4000, 32_000, count + 1):
-        sockets: list[socket.socket] = []
-        try:
-            for number in range(base, base + count + 1):
-                sockets.append(socket.socket())
-                sockets[-1].bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        else:
-            return base
-        finally:
-            for sock in sockets:
-                sock.close()
-    raise AssertionError("no free ports")
-
-
 @asynccontextmanager
 async def running(folder: Path, base: int, *more: str) -> AsyncIterator[tuple[Process, dict[str, str]]]:
     """Twins in a process, once they listen; killed at the end if they still run."""
@@ -250,7 +232,7 @@ async def running(folder: Path, base: int, *more: str) -> AsyncIterator[tuple[Pr
 
 
 async def test_process_when_killed_and_started_again_remembers_and_has_the_same_ports(tmp_path: Path) -> None:
-    base = free_base(6)
+    base = free_row(7)
     async with running(tmp_path, base) as (process, urls):
         assert set(urls) == {*NAMES, "control"}
         reference = await book(urls, "k")
@@ -267,7 +249,7 @@ async def test_process_when_killed_and_started_again_remembers_and_has_the_same_
 async def test_process_stops_cleanly_on_a_signal_even_while_a_call_hangs(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    async with running(tmp_path, free_base(6), "--only", "carrier-a") as (process, urls):
+    async with running(tmp_path, free_row(7), "--only", "carrier-a") as (process, urls):
         assert set(urls) == {"carrier-a", "control"}
         async with TwinControl(urls["control"]) as control:
             await control.fault("carrier-a", "hang")
@@ -284,7 +266,7 @@ async def test_process_stops_cleanly_on_a_signal_even_while_a_call_hangs(
 
 
 async def test_process_whose_port_is_taken_says_so_and_ends(tmp_path: Path) -> None:
-    base = free_base(6)
+    base = free_row(7)
     async with running(tmp_path, base, "--only", "crm"):
         given = ["-m", "tideover.twins", "--folder", str(tmp_path), "--port-base", str(base), "--only", "crm"]
         second = await asyncio.create_subprocess_exec(sys.executable, *given, stdout=PIPE, stderr=PIPE)
