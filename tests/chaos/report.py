@@ -12,7 +12,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def write(settings: Mapping[str, Any]) -> None:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
         "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "stories": [asdict(story) for story in CHRONICLE.stories],
+        "stories": [vars(story) | {"faults": dict(story.faults)} for story in CHRONICLE.stories],
     }
     (DOCS / "proof.json").write_text(json.dumps(facts, indent=1) + "\n")
     page = DOCS / "proof.md"
