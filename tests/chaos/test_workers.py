@@ -21,6 +21,8 @@ async def test_f24_killed_workers_lose_nothing_and_do_nothing_twice(scene: Scene
             await scene.after_effects(dice.randint(10, 80))
             scene.kill(dice.choice(scene.workers))
             await scene.start_worker()
+        await _kill_all_under_leases(scene)
+        await scene.start_worker()
     await scene.prove()
     assert await scene.expired() > 0, "no worker was killed while it held a lease"
 
@@ -50,6 +52,27 @@ async def test_f12_f26_frozen_worker_is_taken_over_and_its_late_settle_is_refuse
     await scene.feed()  # and both go on
     await scene.prove()
     assert healthy.count("refused") == 0
+
+
+async def _kill_all_under_leases(scene: Scene) -> None:
+    """Kill every worker at one moment in which at least one of them holds leases, whatever the dice did before."""
+    for target in TARGETS:  # so that calls are under way most of the time
+        await scene.twins.control.fault(target, "slow", delay_s=0.2, only="writes")
+
+    async def are_stopped_under_leases() -> bool:
+        for worker in scene.workers:
+            worker.freeze()
+        if await _leased(scene) > 0:
+            return True
+        for worker in scene.workers:
+            worker.thaw()
+        return False
+
+    await eventually(are_stopped_under_leases, "a worker is stopped while it holds leases")
+    for worker in list(scene.workers):
+        scene.kill(worker)
+    for target in TARGETS:
+        await scene.twins.control.clear(target)
 
 
 async def _leased(scene: Scene) -> int:
