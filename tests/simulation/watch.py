@@ -1,0 +1,208 @@
+"""What must always be true, checked at each call, each effect and each transaction, from the database itself and the
+systems' own ledgers. The first promise that is broken ends the history."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from tests.simulation.changes import WAITING, Changes
+from tests.simulation.seen import Seen
+from tests.simulation.tables import RecordRow, SystemRow
+from tideover.model import Missing, Outgoing, Rejected, Unknown, Unsent
+
+if TYPE_CHECKING:
+    from tests.simulation.systems import Call, Effect, SimSystem
+    from tests.simulation.world import Process, World
+
+HELD = 2
+
+
+class Watch:
+    """See the module's text. It looks and changes nothing."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.seen = Seen(world)
+        self.changes = Changes(self.seen)
+
+    def _fail(self, rule: str, detail: str, *records: str) -> None:
+        self._world.fail(rule, detail, *records)
+
+    # --- what is told ---------------------------------------------------------------------------------------
+
+    def committed(self, process: Process, name: str, result: object) -> None:
+        """A unit of work is durable."""
+        self.changes.committed(process, name, result)
+
+    def decided(self, record: str) -> None:
+        """A person takes a record into his own hands."""
+        self.seen.decided.add(record)
+
+    def disturbed(self) -> None:
+        """A process stood still, or the database was away: word of a breaker may come late."""
+        self.seen.disturbed_s = self._world.now_s()
+
+    def acknowledged(self, route: str, record: dict[str, Any]) -> None:
+        """A client was told that its record is kept."""
+        payload = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+        if payload not in self.seen.staged[route, record["id"]]:
+            self._fail("acknowledged before it was durable", f"{route} {record}")
+
+    def answered(self, system: SimSystem, batch: Sequence[Outgoing], outcomes: Sequence[Any]) -> None:
+        """What a process was told by a system."""
+        name, seen = system.plan.name, self.seen
+        found = seen.trouble[name]
+        for at, outcome in enumerate(outcomes):
+            record = batch[at].id if at < len(batch) else ""
+            match outcome:
+                case Unknown(code=code):
+                    found["trouble"] += 1
+                    found["hung"] += code == "timeout"
+                    seen.unknown[record] += 1
+                case Unsent(code=code):
+                    found["trouble"] += 1
+                    found["credentials"] += code == "credentials"
+                case Rejected(code=code):
+                    found["contract"] += 1
+                    seen.rejected.add((record, code))
+            if record and not isinstance(outcome, Missing):
+                said = f"{type(outcome).__name__.lower()} {getattr(outcome, 'code', '')}"
+                self._world.tell(f"{name} answers: {said}".rstrip(), record)
+
+    def probes(self, process: Process, system: SimSystem) -> None:
+        """A probe begins."""
+        row = self.seen.systems.get(system.plan.name)
+        if not process.is_dead and row is not None and row.state != "closed":
+            self._check_prober(process, row)
+
+    def _check_prober(self, process: Process, row: SystemRow) -> None:
+        is_slot_his = self.seen.probers.get(row.name) is process and row.prober_until_us > self._world.now_us()
+        if not is_slot_his and not self._is_disturbed(row.name):
+            self._fail("a call through an open breaker", f"{process} probes {row.name} without having its slot")
+
+    def _is_disturbed(self, system: str) -> bool:
+        """Whether a process may not have learnt yet that a breaker is open: what it has under way comes first."""
+        total_s = self._world.systems[system].plan.total_s
+        opened_s = self.seen.opened_s.get(system, 0.0)
+        return self.seen.disturbed_s >= opened_s - 2 * total_s or self._world.now_s() - opened_s <= 2 * total_s + 3.0
+
+    # --- calls and effects ----------------------------------------------------------------------------------
+
+    def sends(self, call: Call) -> None:
+        """A request is put on the wire."""
+        name, process = call.system.plan.name, call.process
+        self._world.tell(f"{process} sends it to {name}", *(record.id for record in call.batch))
+        for outgoing in call.batch:
+            record = self.seen.records.get(outgoing.id)
+            if record is None:
+                detail = f"{process} sends {outgoing.key} to {name}"
+                self._fail("sent under a key that no record has", detail, outgoing.id)
+                return
+            self._check_lease(call, record)
+            self._check_turn(record)
+            self._check_alone(call, record)
+        row = self.seen.systems.get(name)
+        is_open = row is not None and row.state != "closed"
+        if is_open and self.seen.probers.get(name) is not process and not self._is_disturbed(name):
+            self._fail("a call through an open breaker", f"{process} sends to {name}", call.batch[0].id)
+
+    def _check_lease(self, call: Call, record: RecordRow) -> None:
+        lane, name = self.seen.lanes[record.lane], call.system.plan.name
+        is_covered = lane.done_seq < record.seq <= lane.done_seq + lane.in_doubt
+        is_held = self.seen.holders.get(lane.id) is call.process and lane.lease_until_us > self._world.now_us()
+        if not (is_covered and is_held and lane.system == name):
+            self._fail("sent without a lease", f"{call.process} sends seq {record.seq} to {name}: {lane}", record.id)
+
+    def _check_turn(self, record: RecordRow) -> None:
+        lane = self.seen.lanes[record.lane]
+        for seq in range(lane.done_seq + 1, record.seq):
+            earlier = self.seen.places.get((lane.id, seq), "")
+            if not self.seen.holding(earlier):
+                detail = f"seq {record.seq} of {lane.key} before seq {seq}"
+                self._fail("sent before its turn", detail, record.id, earlier)
+
+    def _check_alone(self, call: Call, record: RecordRow) -> None:
+        """No other call about its lane is under way at another provider; at its own only where the same call twice does
+        one thing."""
+        for system in self._world.systems.values():
+            for outgoing in [outgoing for other in system.calls for outgoing in other.batch]:
+                known = self.seen.records.get(outgoing.id)
+                if known is None or known.lane != record.lane:
+                    continue
+                name, here = system.plan.name, call.system.plan.name
+                if system is not call.system:
+                    self._fail("under way at two providers", f"{name} and {here}", record.id, known.id)
+                elif system.plan.resolve in ("lookup", "none") and not self.seen.may_repeat(record):
+                    self._fail("sent again while the first call was under way", f"to {name}", record.id, known.id)
+
+    def took_effect(self, system: SimSystem, effect: Effect) -> None:
+        """A system did something."""
+        record = self.seen.records.get(effect.record)
+        if record is None:
+            return
+        name = system.plan.name
+        at = Counter(self.seen.holding(record.id))
+        if record.payload != effect.payload:
+            self._fail("not what was staged", f"{name} got {effect.payload!r}", record.id)
+        if at[name] > 1 and system.plan.resolve != "natural" and not self.seen.may_repeat(record):
+            self._fail("done twice", f"{name} did it {at[name]} times", record.id)
+        if len(at) > 1 and record.id not in self.seen.decided:
+            self._check_told(record.id, at, "now")
+        if at[name] == 1:
+            self._check_order(name, record)
+
+    def _check_told(self, record: str, at: Counter[str], when: str) -> None:
+        cases = self.seen.tables.cases()
+        if len([name for name in at if (record, name) not in cases]) > 1:
+            self._fail("at two providers and nobody knows", f"at {', '.join(sorted(at))} {when}", record)
+
+    def _check_order(self, name: str, record: RecordRow) -> None:
+        later = [
+            seq
+            for (lane, seq), other in self.seen.places.items()
+            if lane == record.lane and seq > record.seq and name in self.seen.holding(other)
+        ]
+        if later and record.id not in self.seen.decided:
+            detail = f"{name} did seq {min(later)} of {record.key} before seq {record.seq}"
+            self._fail("out of order", detail, record.id)
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def is_settled(self) -> bool:
+        """Whether nothing waits any more, for anything but a person."""
+        seen = self.seen
+        is_read = not any(self._world.is_unread(name) for name, it in seen.routes.items() if not it.is_pushed)
+        is_quiet = all(lane.state != WAITING for lane in seen.lanes.values())
+        is_closed = all(row.state == "closed" for row in seen.systems.values())
+        is_asked = all(state == "raised" for state in seen.tables.cases().values())
+        return is_read and is_quiet and is_closed and is_asked and self._world.people.is_done
+
+    def finish(self) -> None:
+        """Everything is delivered or parked, and both ends say the same."""
+        self.changes.audit()
+        self.changes.check_cursors()
+        seen = self.seen
+        for lane in seen.lanes.values():
+            if lane.state == WAITING:
+                self._fail("a lane is stuck", f"{lane}", seen.head(lane))
+        if not self.is_settled():
+            rows = [row for row in seen.systems.values() if row.state != "closed"]
+            self._fail("it never came to rest", f"breakers {rows}, cases {dict(seen.tables.cases())}")
+        parked = seen.tables.open_parked()
+        for record in list(seen.records.values()):
+            self._check_end(record, parked)
+
+    def _check_end(self, record: RecordRow, parked: set[str]) -> None:
+        lane, at = self.seen.lanes.get(record.lane), Counter(self.seen.holding(record.id))
+        if lane is None or record.id in parked or record.id in self.seen.decided or lane.state == HELD:
+            return
+        route = self.seen.routes[lane.route]
+        if not at and not (route.order == "latest" and record.seq < lane.last_seq):
+            detail = f"{lane.route} {record.key}, seq {record.seq}"
+            self._fail("called delivered and is nowhere", detail, record.id)
+        if len(at) > 1:
+            self._check_told(record.id, at, "at the end")
