@@ -50,6 +50,10 @@ CALL_S = 2.0
 LEASE_S = 2 * CALL_S + 30.0
 
 
+class Died(BaseException):
+    """The process is gone: nothing that it would do on its way out is done."""
+
+
 @dataclass
 class Carrier(FakeSystem):
     """A carrier whose look-ups may be answered otherwise, and which may be stopped after a look-up or a void."""
@@ -66,6 +70,7 @@ class Carrier(FakeSystem):
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
         assert operation == "take"
         self.asked.append(record.id)
+        await self.open.wait()
         found = await super().look_up(operation, record)
         self.on_look_up()
         self._die("look_up")
@@ -82,7 +87,7 @@ class Carrier(FakeSystem):
     def _die(self, where: str) -> None:
         if self.dies_after == where:
             self.dies_after = ""
-            raise asyncio.CancelledError
+            raise Died
 
 
 @dataclass
@@ -309,7 +314,7 @@ async def test_question_that_is_refused_is_no_trouble_of_the_system(scene: Scene
 async def test_crash_after_the_look_up_is_asked_again_when_the_lease_is_over(scene: Scene) -> None:
     scene.a.has(*await scene.rerouted("k"))
     scene.a.dies_after = "look_up"
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Died):
         await scene.work()
     assert await scene.work() == Reconciled()
     scene.clocks.move(LEASE_S + 1)
@@ -317,10 +322,36 @@ async def test_crash_after_the_look_up_is_asked_again_when_the_lease_is_over(sce
     assert len(scene.a.voids) == 1
 
 
+async def test_cancelled_question_gives_its_case_back_at_once(scene: Scene) -> None:
+    scene.a.has(*await scene.rerouted("k"))
+
+    def cancel() -> None:
+        raise asyncio.CancelledError
+
+    scene.a.on_look_up = cancel
+    with pytest.raises(asyncio.CancelledError):
+        await scene.work()
+    scene.a.on_look_up = lambda: None
+    assert await scene.work() == Reconciled(asked=1, voided=1)
+
+
+async def test_run_that_has_nothing_else_to_do_ends_after_the_cases_that_are_due(scene: Scene) -> None:
+    """However short its runs are: none begins a question that its own end cuts off."""
+    scene.a.has(*await scene.rerouted("a", "b", "c"))
+    scene.a.open.clear()
+    run = asyncio.create_task(Delivery(scene.rt, "shipping").run())
+    async with asyncio.timeout(60):
+        while not scene.a.asked:
+            await asyncio.sleep(0.01)
+    scene.a.open.set()
+    await run
+    assert set((await scene.states()).values()) == {"voided"}
+
+
 async def test_crash_after_the_void_is_known_to_have_worked_by_the_next_look_up(scene: Scene) -> None:
     scene.a.has(*await scene.rerouted("k"))
     scene.a.dies_after = "void"
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Died):
         await scene.work()
     assert await scene.states() == {"k": "voiding"}
     scene.clocks.move(LEASE_S + 1)
@@ -332,7 +363,7 @@ async def test_crash_after_the_void_is_known_to_have_worked_by_the_next_look_up(
 async def test_void_that_did_nothing_is_sent_again_after_a_crash(scene: Scene) -> None:
     scene.a.has(*await scene.rerouted("k"))
     scene.a.void_outcome, scene.a.dies_after = Unknown("reset"), "void"
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Died):
         await scene.work()
     scene.a.void_outcome = Accepted()
     scene.clocks.move(LEASE_S + 1)

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.scenario import GROUP, Act, Arrival
+from tests.simulation.plan import GROUP, Act, Arrival
 from tideover.errors import HubUnavailable
 from tideover.hub.intake import stage_records
 from tideover.hub.replay import release, replay

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tests.simulation.scenario import Fault, SystemPlan
+from tests.simulation.plan import Fault, SystemPlan
 from tideover.model import (
     CREDENTIALS,
     HUNG,
@@ -164,7 +164,7 @@ class SimSystem:
         """Do it; not again under a key that it remembers."""
         now, plan = self.world.now_s(), self.plan
         known = self.effects.setdefault(record.id, [])
-        if plan.resolve == "key" and known and now - known[0].at_s < plan.horizon_s:
+        if plan.resolve == "key" and known and self.remembers(known[0]):
             return Accepted(known[0].reference)
         self.count += 1
         lag_s = 0.0 if self.world.luck.random() < 0.7 else self.world.luck.uniform(0, 0.3 * plan.total_s)
@@ -173,6 +173,10 @@ class SimSystem:
         self.world.tell(f"{plan.name} does it, as {effect.reference}", record.id)
         self.watch.took_effect(self, effect)
         return Accepted(effect.reference)
+
+    def remembers(self, effect: Effect) -> bool:
+        """Whether it still knows the key that an effect came under."""
+        return self.world.now_s() - effect.at_s < self.plan.horizon_s
 
     def close(self, call: Call) -> None:
         """It takes no more effect."""

@@ -191,7 +191,9 @@ class Watch:
                 self._fail("a lane is stuck", f"{lane}", seen.head(lane))
         if not self.is_settled():
             rows = [row for row in seen.systems.values() if row.state != "closed"]
-            self._fail("it never came to rest", f"breakers {rows}, cases {dict(seen.tables.cases())}")
+            cases = {case: state for case, state in seen.tables.cases().items() if state != "raised"}
+            detail = f"breakers {rows}, cases {cases}"
+            self._fail("it never came to rest", detail, *(record for record, _ in cases))
         parked = seen.tables.open_parked()
         for record in list(seen.records.values()):
             self._check_end(record, parked)

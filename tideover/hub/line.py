@@ -131,8 +131,9 @@ class Line:
 
     @property
     def is_idle(self) -> bool:
-        """True when nothing is held, under way or unsettled."""
-        return not (len(self._hand) or self._slots.busy or self._asking) and self._settler.is_idle
+        """True when nothing is held, under way or unsettled, and no case is being reconciled."""
+        is_calling = self._slots.busy or self._asking or self._reconciler.is_working
+        return not (len(self._hand) or is_calling) and self._settler.is_idle
 
     @property
     def busy(self) -> int:
@@ -377,7 +378,8 @@ class Line:
         while True:
             if self._is_open:
                 with suppress(HubUnavailable):
-                    await self._reconciler.work()
+                    if (await self._reconciler.work()).asked:
+                        self._terms.stirred.set()  # a run that is over waits for it
             await self._rt.sleep(RECONCILE_EVERY_S)
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tideover.connectors.port import Connector
-from tideover.errors import AccessError
+from tideover.errors import AccessError, HubUnavailable
 from tideover.hub.runtime import Runtime
 from tideover.model import REFUSED, SECOND_US, LookUp, Outcome, Outgoing, Resolve, Throttled, Unknown, Unsent
 from tideover.policy.breaker import Result
@@ -71,18 +71,26 @@ class Reconciler:
         self._troubles = 0  # in a row
         self._calls = 0  # made, and not counted yet
         self._not_before = 0.0
+        self.is_working = False  # on a case, which is best let end
 
     async def work(self, limit: int = CASES) -> Reconciled:
         """Ask about up to `limit` cases that are due, the longest due first. Stops at the first call which says that
         the system is not well, lets that count for its breaker, and does nothing for a while, as long as it asked for
         or longer with each time in a row.
 
-        Does not look at the breaker: the caller does. May be cancelled: the case under way is asked about again when
-        its lease is over. Raises `HubUnavailable`.
+        Does not look at the breaker: the caller does. May be cancelled: a case that was asked about is given back, and
+        one that was to be undone is asked about again when its lease is over. Raises `HubUnavailable`.
         """
-        total = Reconciled()
         if self._rt.monotonic() < self._not_before:
-            return replace(total, is_well=False)
+            return Reconciled(is_well=False)
+        self.is_working = True
+        try:
+            return await self._work(limit)
+        finally:
+            self.is_working = False
+
+    async def _work(self, limit: int) -> Reconciled:
+        total = Reconciled()
         self._trouble = None
         for _ in range(limit):
             claimed_at = self._rt.monotonic()
@@ -108,14 +116,23 @@ class Reconciler:
         record = Outgoing(case.record, case.key, b"")
         began = self._rt.monotonic()
         self._calls += 1
-        answer = await self._connector.look_up(operation, record)
-        self._note_trouble(case, answer)
+        answer = await self._look_up(case, operation, record)
         ended = self._rt.monotonic()
         asked = Asked(answer, means, int((ended - began) * SECOND_US), int((ended - began) * SECOND_US))
         verdict = await self._rt.store.settle_case(case, asked)
         if isinstance(verdict, VoidIt):
             verdict = await self._void(case, operation, record, verdict.reference, deadline)
         return _counted(verdict)
+
+    async def _look_up(self, case: Case, operation: str, record: Outgoing) -> LookUp:
+        try:
+            answer = await self._connector.look_up(operation, record)
+        except asyncio.CancelledError:
+            with suppress(HubUnavailable):
+                await asyncio.shield(self._rt.store.give_back_case(case))
+            raise
+        self._note_trouble(case, answer)
+        return answer
 
     async def _void(
         self, case: Case, operation: str, record: Outgoing, reference: str | None, deadline: float

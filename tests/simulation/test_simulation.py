@@ -1,0 +1,155 @@
+"""The simulator: what it finds in the engine (nothing), and that its own machinery can be believed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.disk import Disk, Trouble
+from tests.simulation.plan import Act, Crash, Scenario
+from tests.simulation.scenario import KINDS, POINTS, scenario_of
+from tests.simulation.shrink import shrink, size
+from tests.simulation.story import shortest, tell
+from tests.simulation.systems import SimSystem
+from tests.simulation.world import World, run
+
+REPOSITORY = Path(__file__).parents[2]
+DIGESTS = (
+    "import sys\n"
+    "from tests.simulation.scenario import scenario_of\n"
+    "from tests.simulation.world import run\n"
+    "print(*(run(scenario_of(int(seed))).digest for seed in sys.argv[1:]))\n"
+)
+
+
+def in_a_process(*arguments: str, hash_seed: int = 0) -> subprocess.CompletedProcess[str]:
+    """Another Python, and one whose sets have another order."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", [0, 150])
+def test_histories_of_seeds_keep_every_promise(first: int) -> None:
+    done = in_a_process("-m", "tests.simulation", "--first", str(first), "--seeds", "150", "--jobs", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("150 histories")
+
+
+@pytest.mark.timeout(900)
+def test_months_of_traffic_and_trouble_keep_every_promise() -> None:
+    done = in_a_process("-m", "tests.simulation", "--seeds", "4", "--jobs", "1", "--days", "30")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "120.0 days of virtual time" in done.stdout
+
+
+def test_same_seed_gives_the_same_history_in_any_process() -> None:
+    seeds = ["3", "7", "21"]
+    here = [run(scenario_of(int(seed))).digest for seed in seeds]
+    others = [in_a_process("-c", DIGESTS, *seeds, hash_seed=number) for number in (1, 2)]
+    assert [other.stdout.split() for other in others] == [here, here], others[0].stderr
+    assert len(set(here)) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", [4, 10, 23])
+def test_history_without_sqlalchemys_layer_is_the_same_as_with_it(seed: int) -> None:
+    scenario = scenario_of(seed)
+    verdicts = [World(scenario, Disk(is_direct=is_direct)).run() for is_direct in (True, False)]
+    assert verdicts[0].history == verdicts[1].history
+    assert verdicts[0].failed is None
+
+
+def test_seeds_bring_every_kind_of_trouble_setting_and_answer() -> None:
+    """What chance never draws, nothing is proved about."""
+    scenarios = [scenario_of(seed) for seed in range(300)]
+    assert {it.kind for scenario in scenarios for it in scenario.faults} == set(KINDS)
+    assert {it.point for scenario in scenarios for it in scenario.crashes} == set(POINTS)
+    assert {it.kind for scenario in scenarios for it in scenario.outages} == set(Trouble)
+    systems = [system for scenario in scenarios for system in scenario.systems]
+    assert {it.resolve for it in systems} == {"natural", "key", "lookup", "none"}
+    routes = [route for scenario in scenarios for route in scenario.routes]
+    assert {(it.order, it.is_pushed) for it in routes} >= {
+        (order, is_pushed) for order in ("block", "skip", "latest", "none") for is_pushed in (True, False)
+    }
+    assert {it.what for scenario in scenarios for it in scenario.acts} >= {"pin", "unpin", "open", "auto", "hurry"}
+
+
+def test_histories_go_where_promises_are_hard_to_keep() -> None:
+    """Reroutes in doubt, reconciliation, failback, takeovers, fences, parks: seeds get there, each of them often."""
+    told = [line.text for seed in range(40) for line in run(scenario_of(seed)).history]
+    for what in ("claim_doubted", "claim_probe", "takes carrier-", "parked:", "dies after commit", "stands still",
+                 "half_open", "answers: throttled", "answers: unknown timeout", "missing", "found"):  # fmt: skip
+        assert sum(what in text for text in told) >= 3, what
+
+
+# --- a broken promise ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Scenario:
+    """A system that forgets its keys, and a seed under which that shows."""
+    monkeypatch.setattr(SimSystem, "remembers", lambda _self, _effect: False)
+    for seed in range(200):
+        scenario = scenario_of(seed)
+        failed = run(scenario).failed
+        if failed is not None and failed.rule == "done twice":
+            return scenario
+    raise AssertionError("no seed shows it")
+
+
+def test_failure_is_shrunk_to_the_shortest_story_of_the_same_promise(forgetful: Scenario) -> None:
+    least, verdict = shortest(forgetful, tries=150)
+    assert verdict.failed is not None
+    assert verdict.failed.rule == "done twice"
+    assert size(least) < size(forgetful) / 3
+    assert len(least.arrivals) <= 2
+    told = tell(least, verdict)
+    assert "BROKEN: done twice" in told
+    assert told.count(" does it, as ") >= 2, "the story shows both effects"
+    assert len(told.splitlines()) < 60
+
+
+def test_shrinking_keeps_only_what_the_failure_needs() -> None:
+    scenario = replace(
+        scenario_of(5),
+        acts=(Act(1.0, "replay"), Act(2.0, "release")),
+        crashes=tuple(Crash(float(n), 0, "any", 1, 5.0) for n in range(9)),
+    )
+    least = shrink(scenario, lambda it: any(crash.at_s == 6.0 for crash in it.crashes))
+    assert [crash.at_s for crash in least.crashes] == [6.0]
+    assert (least.acts, least.faults, least.arrivals, len(least.routes), least.processes) == ((), (), (), 1, 1)
+
+
+def test_shrinking_stops_after_its_number_of_tries() -> None:
+    asked: list[Scenario] = []
+
+    def fails(scenario: Scenario) -> bool:
+        asked.append(scenario)
+        return False
+
+    assert shrink(scenario_of(5), fails, tries=7) == scenario_of(5)
+    assert len(asked) == 7
+
+
+def test_command_names_the_seeds_that_failed_and_tells_the_first_one() -> None:
+    broken = (
+        "import sys; from tests.simulation import __main__ as command, systems\n"
+        "systems.SimSystem.remembers = lambda self, effect: False\n"
+        "sys.exit(command.main(['--seeds', '40', '--jobs', '1']))\n"
+    )
+    done = in_a_process("-c", broken)
+    assert done.returncode == 1, done.stderr
+    assert "done twice" in done.stdout
+    assert "Seeds that failed: " in done.stdout
+    assert "Again: python -m tests.simulation --seed " in done.stdout
