@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import orjson
@@ -190,7 +190,7 @@ class Changes:
                 continue
             self._world.tell(f"the breaker of {row.name} is {row.state}")
             if row.state == "closed":
-                seen.trouble[row.name].clear()
+                seen.closed_s[row.name] = self._world.now_s()
             elif was is None or was.state == "closed":
                 seen.opened_s[row.name] = self._world.now_s()
                 self._check_opened(name, row)
@@ -200,7 +200,10 @@ class Changes:
         reason = json.loads(row.breaker)["reason"]
         if name == "force":
             return
-        plan, had = self._world.systems[row.name].plan, self._seen.trouble[row.name]
+        plan, seen = self._world.systems[row.name].plan, self._seen
+        # An answer from before it closed may be settled after that.
+        since_s = seen.closed_s.get(row.name, -1e9) - 2 * plan.total_s
+        had = Counter(kind for at_s, kind in seen.trouble[row.name] if at_s > since_s)
         kind = REASONS[Reason(reason)]
         needed = {"trouble": plan.failures, "contract": 3}.get(kind, 1)
         if had[kind] < needed:

@@ -19,7 +19,8 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class SystemPlan:
-    """A target and how it is described. `total_s`: the longest call; `horizon_s`: how long it remembers keys."""
+    """A target and how it is described. `total_s`: the longest call; `horizon_s`: how long it remembers keys; `rate`:
+    records, and the seconds in which no more of them may be sent; `in_flight`: calls at once, of all workers."""
 
     name: str
     resolve: str
@@ -32,6 +33,7 @@ class SystemPlan:
     batch: int
     failures: int
     in_flight: int | None
+    rate: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,11 @@ def _system(plan: SystemPlan) -> dict[str, Any]:
     operation: dict[str, Any] = {"path": "/things"}
     if plan.has_lookup:
         operation["lookup"] = {"path": "/things/{key}"}
-    limits = {"concurrency": plan.concurrency} | ({"in_flight": plan.in_flight} if plan.in_flight else {})
+    limits: dict[str, Any] = {"concurrency": plan.concurrency}
+    if plan.in_flight:
+        limits["in_flight"] = plan.in_flight
+    if plan.rate:
+        limits["rate"] = f"{plan.rate[0]}/{plan.rate[1]}s"
     return {
         "block": "tideover-open/x",
         "resolve": plan.resolve,

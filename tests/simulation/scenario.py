@@ -33,7 +33,7 @@ POINTS = ("before commit", "after commit", "before send", "after send", "answere
 def scenario_of(seed: int, *, days: float | None = None) -> Scenario:
     """The scenario that a seed decides. `days`: how long it is, instead of some minutes."""
     luck = random.Random(f"scenario {seed}")
-    horizon_s = days * DAY_S if days else 60.0 * luck.uniform(3, 20)
+    horizon_s = days * DAY_S if days else 60.0 * luck.uniform(2, 10)
     drawing = _Drawing(luck, horizon_s, days)
     systems, grouped = _systems(luck)
     routes = _routes(luck, systems, grouped)
@@ -82,6 +82,7 @@ def _plan(luck: random.Random, name: str, *, is_single: bool) -> SystemPlan:
         batch=luck.choice([1, 1, 3]),
         failures=luck.choice([2, 4]),
         in_flight=luck.choice([None, None, 2]),
+        rate=luck.choice([*[None] * 6, (12, 20), (30, 60)]),
     )
 
 

@@ -29,7 +29,8 @@ class Seen:
         self.decided: set[str] = set()  # records that a person decided on: his word counts
         self.rejected: set[tuple[str, str]] = set()  # record and code
         self.unknown: Counter[str] = Counter()  # by record: answers that prove nothing
-        self.trouble: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by system, since its breaker closed
+        self.trouble: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)  # by system: when, and of what kind
+        self.closed_s: dict[str, float] = {}  # by system: when its breaker closed last
         self.opened_s: dict[str, float] = {}
         self.disturbed_s = -1e9  # when a process stood still or the database was away
 

@@ -81,7 +81,7 @@ def _plainer(scenario: Scenario) -> Iterator[Scenario]:
     if scenario.live_share:
         yield replace(scenario, live_share=0)
     for at, plan in enumerate(scenario.systems):
-        for wish in ({"batch": 1}, {"concurrency": 1}, {"in_flight": None}):
+        for wish in ({"batch": 1}, {"concurrency": 1}, {"in_flight": None}, {"rate": None}):
             plainer = replace(plan, **wish)  # type: ignore[arg-type]
             if plainer != plan:
                 yield replace(scenario, systems=(*scenario.systems[:at], plainer, *scenario.systems[at + 1 :]))

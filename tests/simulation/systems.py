@@ -84,7 +84,7 @@ class Watcher(Protocol):
 
 @dataclass(eq=False)
 class SimSystem:
-    """One target. `calls`: those that may still take effect."""
+    """One target. `calls`: those that may still take effect; `waited_for`: how many somebody waits for."""
 
     plan: SystemPlan
     faults: Sequence[Fault]
@@ -93,6 +93,7 @@ class SimSystem:
     effects: dict[str, list[Effect]] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     count: int = 0
+    waited_for: int = 0
     is_mended: bool = False
 
     def fault(self, *, is_question: bool = False) -> Fault | None:
@@ -258,7 +259,11 @@ class SimConnector:
         system.world.outside(system.travel_s(), system.receive, call, answer)
         if process.meets("after send"):
             raise asyncio.CancelledError
-        outcomes = await self._within(answer, call)
+        system.waited_for += 1
+        try:
+            outcomes = await self._within(answer, call)
+        finally:
+            system.waited_for -= 1
         if process.is_dead or process.meets("answered"):
             raise asyncio.CancelledError
         system.watch.answered(system, batch, outcomes)

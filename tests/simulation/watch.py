@@ -3,7 +3,7 @@ systems' own ledgers. The first promise that is broken ends the history."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,14 @@ import orjson
 from tests.simulation.changes import WAITING, Changes
 from tests.simulation.seen import Seen
 from tests.simulation.tables import RecordRow, SystemRow
-from tideover.model import Missing, Outgoing, Rejected, Unknown, Unsent
+from tideover.model import CREDENTIALS, HUNG, Missing, Outgoing, Rejected, Unknown, Unsent
 
 if TYPE_CHECKING:
     from tests.simulation.systems import Call, Effect, SimSystem
     from tests.simulation.world import Process, World
 
 HELD = 2
+LIMITS_SETTLE_S = 120.0  # after a worker stood still: until it has sent what was in its hand
 
 
 class Watch:
@@ -28,6 +29,7 @@ class Watch:
         self._world = world
         self.seen = Seen(world)
         self.changes = Changes(self.seen)
+        self._sent: defaultdict[str, list[float]] = defaultdict(list)  # by system: when each record was sent
 
     def _fail(self, rule: str, detail: str, *records: str) -> None:
         self._world.fail(rule, detail, *records)
@@ -55,23 +57,23 @@ class Watch:
     def answered(self, system: SimSystem, batch: Sequence[Outgoing], outcomes: Sequence[Any]) -> None:
         """What a process was told by a system."""
         name, seen = system.plan.name, self.seen
-        found = seen.trouble[name]
         for at, outcome in enumerate(outcomes):
             record = batch[at].id if at < len(batch) else ""
             match outcome:
                 case Unknown(code=code):
-                    found["trouble"] += 1
-                    found["hung"] += code == "timeout"
+                    self._note_trouble(name, "trouble", "hung" if code == HUNG else "")
                     seen.unknown[record] += 1
                 case Unsent(code=code):
-                    found["trouble"] += 1
-                    found["credentials"] += code == "credentials"
+                    self._note_trouble(name, "trouble", code if code == CREDENTIALS else "")
                 case Rejected(code=code):
-                    found["contract"] += 1
+                    self._note_trouble(name, "contract")
                     seen.rejected.add((record, code))
             if record and not isinstance(outcome, Missing):
                 said = f"{type(outcome).__name__.lower()} {getattr(outcome, 'code', '')}"
                 self._world.tell(f"{name} answers: {said}".rstrip(), record)
+
+    def _note_trouble(self, system: str, *kinds: str) -> None:
+        self.seen.trouble[system] += [(self._world.now_s(), kind) for kind in kinds]
 
     def probes(self, process: Process, system: SimSystem) -> None:
         """A probe begins."""
@@ -109,6 +111,24 @@ class Watch:
         is_open = row is not None and row.state != "closed"
         if is_open and self.seen.probers.get(name) is not process and not self._is_disturbed(name):
             self._fail("a call through an open breaker", f"{process} sends to {name}", call.batch[0].id)
+
+        self._check_limits(call)
+
+    def _check_limits(self, call: Call) -> None:
+        """What all workers together may ask of a system; one that stood still goes on with what it was about to do."""
+        system, now = call.system, self._world.now_s()
+        plan, sent = system.plan, self._sent[system.plan.name]
+        sent.extend([now] * len(call.batch))
+        if self.seen.disturbed_s > now - LIMITS_SETTLE_S:
+            return
+        if plan.in_flight and system.waited_for >= plan.in_flight:
+            self._fail("more calls at once than allowed", f"{system.waited_for + 1} to {plan.name}", call.batch[0].id)
+        if plan.rate:
+            most, window_s = plan.rate
+            within = sum(at_s > now - window_s for at_s in sent[-2 * most :])
+            if within > most:
+                detail = f"{within} records to {plan.name} within {window_s} s"
+                self._fail("more records than the rate allows", detail, call.batch[0].id)
 
     def _check_lease(self, call: Call, record: RecordRow) -> None:
         lane, name = self.seen.lanes[record.lane], call.system.plan.name

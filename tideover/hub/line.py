@@ -42,6 +42,7 @@ SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
+NO_RECORD_S = 2.0  # so often at least a system without a probe gets one real record, if there is one that it may have
 LONG_PAUSE_S = 5.0  # from here on a system that comes back from a pause gets few calls first, as after an outage
 _PACE_S = 1.0
 
@@ -86,6 +87,7 @@ class Line:
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
         self._asking = 0
+        self._no_record_s, self._no_probe_until = SLOW_POLL_S, 0.0
         self._pace = Pace()
         self._run_length = RunLength()
         self._is_open = gate.lets_through
@@ -298,7 +300,8 @@ class Line:
             await self._settler.something_settled()
         gate = await self._rt.store.gate(self.system)
         self._was_down |= gate.state is not State.CLOSED
-        if gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0:
+        is_due = gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0
+        if is_due and self._rt.monotonic() >= self._no_probe_until:
             gate = await self._prober.probe(self._probe_with_a_record, gate)
         self.gate, self._is_open, self.has_looked = gate, gate.lets_through, True
         if self._is_open:
@@ -317,7 +320,10 @@ class Line:
                 await self._senders[name].work_off([held], lambda: True, self._settler.put)
                 while not self._settler.is_idle:
                     await self._settler.something_settled()
+                self._no_record_s = SLOW_POLL_S
                 return await self._rt.store.gate(self.system)
+        self._no_probe_until = self._rt.monotonic() + self._no_record_s
+        self._no_record_s = min(2 * self._no_record_s, NO_RECORD_S)
         return None
 
     def _wish(self, route: str, depth: int = DEPTH) -> Claim:

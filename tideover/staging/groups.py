@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -184,10 +184,15 @@ def _record(tx: Transaction, name: str, turn: Turn) -> None:
 
 
 def _encode(state: GroupState) -> str:
-    return orjson.dumps(asdict(state)).decode()
+    return orjson.dumps(state).decode()
 
 
 def _decode(stored: str) -> GroupState:
     fields: dict[str, Any] = orjson.loads(stored)
-    trusts = {name: Trust(**{**trust, "phase": Phase(trust["phase"])}) for name, trust in fields["trusts"].items()}
-    return GroupState(trusts, fields["serving"], Pin(**fields["pin"]) if fields["pin"] else None)
+    trusts = {name: Trust(**{**_known(Trust, t), "phase": Phase(t["phase"])}) for name, t in fields["trusts"].items()}
+    return GroupState(trusts, fields["serving"], Pin(**_known(Pin, fields["pin"])) if fields["pin"] else None)
+
+
+def _known(kind: type[Trust | Pin], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a newer release may have written beside the fields of this one."""
+    return {name: value for name, value in fields.items() if name in kind.__dataclass_fields__}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -24,6 +24,9 @@ from tideover.policy.breaker import (
 from tideover.staging import ledger
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
+
+_FRESH = orjson.dumps(Breaker()).decode()
+_FIELDS = frozenset(Breaker.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
             "where name = :name and version = :version"
         ),
         {
-            "breaker": orjson.dumps(asdict(row.breaker)).decode(),
+            "breaker": orjson.dumps(row.breaker).decode(),
             "state": row.breaker.state.value,
             "retry": row.breaker.retry_us,
             "paused": row.paused_until_us,
@@ -156,12 +159,13 @@ def ensure(tx: Transaction, name: str) -> None:
         text(
             "insert into system (name, breaker, state) values (:name, :breaker, 'closed') on conflict (name) do nothing"
         ),
-        {"name": name, "breaker": orjson.dumps(asdict(Breaker())).decode()},
+        {"name": name, "breaker": _FRESH},
     )
 
 
 def _decode(stored: str) -> Breaker:
-    fields: dict[str, Any] = orjson.loads(stored)
+    # A newer release may have written fields that this one does not know.
+    fields: dict[str, Any] = {name: value for name, value in orjson.loads(stored).items() if name in _FIELDS}
     return Breaker(
         **{
             **fields,
