@@ -3,7 +3,8 @@
     python -m tests.simulation --seeds 20000 [--first 0] [--jobs 2] [--days 30]
     python -m tests.simulation --seed 1132 [--whole]
 
-The first ends with exit code 1 when any seed failed, and tells the shortest story of the first failure.
+Both end with exit code 1 when a promise was broken, and tell the shortest story of the first failure that was found
+(`--whole`: the whole one).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from itertools import islice
 from tests.simulation.plan import DAY_S
 from tests.simulation.scenario import scenario_of
 from tests.simulation.story import shortest, tell
-from tests.simulation.world import Failed, run
+from tests.simulation.world import HARD_PLACES, Failed, run
 
 SLICE = 10  # seeds per piece of work
 HOUR_S = 3600.0
@@ -28,7 +30,7 @@ HOUR_S = 3600.0
 
 @dataclass
 class Tally:
-    """What a number of histories came to. `failed`: by seed."""
+    """What a number of histories came to. `failed`: by seed; `reached`: how many went through which hard place."""
 
     seeds: int = 0
     virtual_s: float = 0.0
@@ -36,6 +38,7 @@ class Tally:
     effects: float = 0
     transactions: float = 0
     failed: dict[int, Failed] = field(default_factory=dict)
+    reached: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
         self.seeds += other.seeds
@@ -44,6 +47,7 @@ class Tally:
         self.effects += other.effects
         self.transactions += other.transactions
         self.failed.update(other.failed)
+        self.reached.update(other.reached)
 
     def __str__(self) -> str:
         time_told = (
@@ -62,9 +66,8 @@ def run_seeds(first: int, count: int, days: float | None) -> Tally:
         verdict = run(scenario_of(seed, days=days))
         figures = verdict.figures
         failed = {seed: verdict.failed} if verdict.failed else {}
-        tally.add(
-            Tally(1, figures["virtual_s"], figures["records"], figures["effects"], figures["transactions"], failed)
-        )
+        counted = figures["virtual_s"], figures["records"], figures["effects"], figures["transactions"]
+        tally.add(Tally(1, *counted, failed, Counter(verdict.reached)))
     return tally
 
 
@@ -116,16 +119,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--days", type=float, help="how long a history is, instead of minutes to hours")
     parser.add_argument("--seed", type=int, help="tell this one")
-    parser.add_argument("--whole", action="store_true", help="with --seed: as it is, not shortened")
+    parser.add_argument("--whole", action="store_true", help="tell it as it is, not shortened")
     given = parser.parse_args(arguments)
     if given.seed is not None:
         return 0 if tell_seed(given.seed, given.days, is_whole=given.whole) else 1
     total = run_all(given.first, given.seeds, given.jobs, given.days)
     print(total)
+    for place in HARD_PLACES:
+        print(f"{total.reached[place]:8,} {place}")
     if total.failed:
         seed = min(total.failed)
         print(f"Seeds that failed: {', '.join(map(str, sorted(total.failed)))}. The first one:\n")
-        tell_seed(seed, given.days, is_whole=False)
+        tell_seed(seed, given.days, is_whole=given.whole)
         days = f" --days {given.days:g}" if given.days else ""
         print(f"\nAgain: python -m tests.simulation --seed {seed}{days}")
     return 1 if total.failed else 0

@@ -14,6 +14,7 @@ from tideover.model import SECOND_US
 from tideover.policy.breaker import Reason
 from tideover.policy.resolve import HORIZON_SHARE
 from tideover.staging import reports
+from tideover.staging.settle import Settled
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process
@@ -43,6 +44,9 @@ class Changes:
         seen = self._seen
         if name == "take_probe" and result is not None:
             self._take_slot(process)
+        if isinstance(result, Settled):
+            for lane in result.refused:
+                self._world.tell(f"{process} settles too late: refused", seen.head(seen.lanes[lane]))
         if not seen.tables.have_changed():
             return
         for row in seen.tables.new_records():
@@ -96,7 +100,8 @@ class Changes:
 
     def _check_claim(self, process: Process, name: str, was: LaneRow, lane: LaneRow, head: str) -> None:
         now_us = self._world.now_us()
-        self._world.tell(f"{process} gets the lane for {lane.system} ({name}, token {lane.token})", head)
+        late = " after its lease ran out" if was.lease_until_us else ""
+        self._world.tell(f"{process} gets the lane for {lane.system} ({name}, token {lane.token}){late}", head)
         if was.lease_until_us > now_us:
             self._fail(
                 "two leases on one lane", f"{process} takes {lane.key} from {self._seen.holders.get(lane.id)}", head
@@ -117,6 +122,7 @@ class Changes:
         is_told = (head, was.system) in self._seen.tables.cases()
         if route.on_unknown != "reroute" or held_s < route.max_hold_s or not is_told:
             self._fail("moved while in doubt", f"from {was.system} to {lane.system} after {held_s:.1f} s", head)
+        self._world.tell(f"{was.system} may have it: sent to {lane.system} after {held_s:.1f} s", head)
 
     def _check_settled(self, process: Process, was: LaneRow, lane: LaneRow) -> None:
         head = self._seen.head(was)

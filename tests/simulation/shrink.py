@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from tests.simulation.plan import GROUP, Scenario
 
-PARTS = ("faults", "outages", "crashes", "freezes", "acts", "arrivals")
+PARTS = ("outages", "freezes", "crashes", "acts", "faults", "arrivals")
 Fails = Callable[[Scenario], bool]
 
 
@@ -85,8 +85,3 @@ def _plainer(scenario: Scenario) -> Iterator[Scenario]:
             plainer = replace(plan, **wish)  # type: ignore[arg-type]
             if plainer != plan:
                 yield replace(scenario, systems=(*scenario.systems[:at], plainer, *scenario.systems[at + 1 :]))
-
-
-def size(scenario: Scenario) -> int:
-    """How many things happen in it."""
-    return sum(len(value) for it in fields(scenario) if isinstance(value := getattr(scenario, it.name), tuple))

@@ -11,7 +11,7 @@ from tests.simulation.world import Verdict, run
 MOST_LINES = 80
 
 
-def shortest(scenario: Scenario, *, tries: int = 400) -> tuple[Scenario, Verdict]:
+def shortest(scenario: Scenario, *, tries: int = 200) -> tuple[Scenario, Verdict]:
     """The least scenario found that breaks the same promise, and what happens in it."""
     rule = _rule(run(scenario))
     least = shrink(scenario, lambda it: _rule(run(it)) == rule, tries=tries)

@@ -15,10 +15,10 @@ import pytest
 from tests.simulation.disk import Disk, Trouble
 from tests.simulation.plan import Act, Arrival, Crash, Fault, RoutePlan, Scenario, SystemPlan
 from tests.simulation.scenario import KINDS, POINTS, scenario_of
-from tests.simulation.shrink import shrink, size
+from tests.simulation.shrink import shrink
 from tests.simulation.story import shortest, tell
 from tests.simulation.systems import SimSystem
-from tests.simulation.world import Process, World, run
+from tests.simulation.world import HARD_PLACES, Process, World, run
 from tideover.hub.line import NO_RECORD_S
 
 PROVIDER = SystemPlan(
@@ -74,6 +74,8 @@ def test_histories_of_seeds_keep_every_promise(first: int) -> None:
     done = in_a_process("-m", "tests.simulation", "--first", str(first), "--seeds", "100", "--jobs", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("100 histories")
+    reached = dict(reversed(line.split(maxsplit=1)) for line in done.stdout.splitlines()[1:])
+    assert [place for place in HARD_PLACES if int(reached[place]) < 2] == [], "hardly any history gets there"
 
 
 @pytest.mark.timeout(900)
@@ -84,7 +86,7 @@ def test_months_of_traffic_and_trouble_keep_every_promise() -> None:
 
 
 def test_same_seed_gives_the_same_history_in_any_process() -> None:
-    seeds = ["3", "7", "21"]
+    seeds = ["4", "10", "23"]
     here = [run(scenario_of(int(seed))).digest for seed in seeds]
     others = [in_a_process("-c", DIGESTS, *seeds, hash_seed=number) for number in (1, 2)]
     assert [other.stdout.split() for other in others] == [here, here], others[0].stderr
@@ -112,15 +114,6 @@ def test_seeds_bring_every_kind_of_trouble_setting_and_answer() -> None:
         (order, is_pushed) for order in ("block", "skip", "latest", "none") for is_pushed in (True, False)
     }
     assert {it.what for scenario in scenarios for it in scenario.acts} >= {"pin", "unpin", "open", "auto", "hurry"}
-
-
-@pytest.mark.timeout(900)
-def test_histories_go_where_promises_are_hard_to_keep() -> None:
-    """Reroutes in doubt, reconciliation, failback, takeovers, fences, parks: seeds get there, each of them often."""
-    told = [line.text for seed in range(30) for line in run(scenario_of(seed)).history]
-    for what in ("claim_doubted", "claim_probe", "takes carrier-", "parked:", "dies after commit", "stands still",
-                 "half_open", "answers: throttled", "answers: unknown timeout", "missing", "found"):  # fmt: skip
-        assert sum(what in text for text in told) >= 2, what
 
 
 def test_provider_that_is_down_and_has_no_probe_is_not_tried_in_a_loop_while_no_record_waits_for_it() -> None:
@@ -155,26 +148,32 @@ def test_provider_that_is_down_and_has_no_probe_is_not_tried_in_a_loop_while_no_
 
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Scenario:
-    """A system that forgets its keys, and a seed under which that shows."""
+    """A system that forgets its keys and loses answers, in the middle of much else."""
     monkeypatch.setattr(SimSystem, "remembers", lambda _self, _effect: False)
-    for seed in range(200):
-        scenario = scenario_of(seed)
-        failed = run(scenario).failed
-        if failed is not None and failed.rule == "done twice":
-            return scenario
-    raise AssertionError("no seed shows it")
+    noise = replace(ROUTE, name="noise", target="shop")
+    troubles = [(at_s, system) for at_s in (9.0, 60.0) for system in ("erp", "shop")]
+    return Scenario(
+        seed=1,
+        horizon_s=120.0,
+        processes=3,
+        systems=(replace(PROVIDER, name="erp", resolve="key"), replace(PROVIDER, name="shop")),
+        grouped=(),
+        routes=(replace(ROUTE, target="erp"), noise),
+        arrivals=tuple(Arrival(10.0 + n, it.name, f"k{n}", 1) for it in (ROUTE, noise) for n in range(10)),
+        faults=tuple(Fault(at_s, at_s + 30, it, "lose", 1.0, answers_questions=False) for at_s, it in troubles),
+        crashes=tuple(Crash(5.0 * n, n % 3, "any", 1, 1.0) for n in range(6)),
+    )
 
 
 def test_failure_is_shrunk_to_the_shortest_story_of_the_same_promise(forgetful: Scenario) -> None:
     least, verdict = shortest(forgetful, tries=150)
     assert verdict.failed is not None
     assert verdict.failed.rule == "done twice"
-    assert size(least) < size(forgetful) / 3
-    assert len(least.arrivals) <= 2
+    assert (len(least.arrivals), len(least.faults), len(least.crashes), least.processes) == (1, 1, 0, 1)
     told = tell(least, verdict)
     assert "BROKEN: done twice" in told
     assert told.count(" does it, as ") >= 2, "the story shows both effects"
-    assert len(told.splitlines()) < 60
+    assert len(told.splitlines()) < 40
 
 
 def test_shrinking_keeps_only_what_the_failure_needs() -> None:
@@ -203,7 +202,7 @@ def test_command_names_the_seeds_that_failed_and_tells_the_first_one() -> None:
     broken = (
         "import sys; from tests.simulation import __main__ as command, systems\n"
         "systems.SimSystem.remembers = lambda self, effect: False\n"
-        "sys.exit(command.main(['--seeds', '40', '--jobs', '1']))\n"
+        "sys.exit(command.main(['--first', '25', '--seeds', '1', '--whole']))\n"
     )
     done = in_a_process("-c", broken)
     assert done.returncode == 1, done.stderr

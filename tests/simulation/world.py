@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,25 @@ from tideover.hub.upkeep import housekeeping
 from tideover.model import SECOND_US
 from tideover.staging.store import Store
 
+HARD_PLACES = {  # and by which words of a history they are known
+    "asked before it was sent again": "(claim_doubted",
+    "sent elsewhere in doubt": "may have it: sent to",
+    "taken back by a provider": " takes carrier-",
+    "found by a look-up": ": found",
+    "missed by a look-up": ": missing",
+    "probed with a record": "(claim_probe",
+    "breaker half open": "is half_open",
+    "hung call": "unknown timeout",
+    "throttled": "answers: throttled",
+    "parked": "parked: ",
+    "lease taken over": "after its lease ran out",
+    "late settle refused": "settles too late",
+    "died between commit and answer": "dies after commit",
+    "died between call and answer": "dies after send",
+    "stood still": "stands still",
+    "database away": "database: ",
+    "pinned": "a person: pin",
+}
 START_US = 1_800_000_000 * SECOND_US
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this
 LOOK_S = 5.0  # how often it is looked whether that is so
@@ -65,6 +85,12 @@ class Verdict:
     failed: Failed | None
     history: list[Line] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> set[str]:
+        """Which of the places where promises are hard to keep this history went through."""
+        told = {line.text for line in self.history}
+        return {name for name, mark in HARD_PLACES.items() if any(mark in text for text in told)}
 
     @property
     def digest(self) -> str:
@@ -111,15 +137,15 @@ class Process:
     def start(self) -> None:
         """Deliver to every target, read every listing, keep house."""
         for target in self.world.config.targets:
-            self.spawn(self._guarded(self._deliver(target)))
+            self.spawn(self._guarded(partial(self._deliver, target)))
         for route in self.world.scenario.routes:
             if not route.is_pushed:
-                self.spawn(self._guarded(self._read(route.name)))
-        self.spawn(self._guarded(self._keep_house()))
+                self.spawn(self._guarded(partial(self._read, route.name)))
+        self.spawn(self._guarded(self._keep_house))
 
-    async def _guarded(self, job: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await job
+            await job()
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the engine let it through
