@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from tests.simulation.plan import GROUP
 from tests.simulation.seen import Seen
 from tests.simulation.tables import LaneRow, ParkedRow, RecordRow, SystemRow
 from tideover.model import SECOND_US
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process
 
 AUDIT_EVERY = 25  # transactions
-WAITING = 1
+WAITING, HELD = 1, 2
 CLAIMS = ("claim", "claim_probe", "claim_doubted")
 PEOPLE = ("replay", "release", "restore_storm", "restage")
 REASONS = {
@@ -112,8 +113,19 @@ class Changes:
             self._fail("claimed for a system that may not be called", f"{lane.system} is {row.state}", head)
         if was.in_doubt and lane.system != was.system:
             self._check_moved(was, lane, head)
-        elif was.in_doubt and (lane.in_doubt < was.in_doubt or lane.doubted_us != was.doubted_us):
+        elif not was.in_doubt:
+            self._check_pin(name, lane, head)
+        elif lane.in_doubt < was.in_doubt or lane.doubted_us != was.doubted_us:
             self._fail("a doubt was forgotten", f"{name}: {was} -> {lane}", head)
+
+    def _check_pin(self, name: str, lane: LaneRow, head: str) -> None:
+        """What an operator pinned a group to gets all that is not in doubt elsewhere."""
+        if self._seen.routes[lane.route].target != GROUP:
+            return
+        for (state,) in self._world.disk.rows("select state from failover_group"):
+            pin = json.loads(state)["pin"]
+            if pin and lane.system != pin["system"]:
+                self._fail("sent past a pin", f"{name}: to {lane.system}, pinned to {pin['system']}", head)
 
     def _check_moved(self, was: LaneRow, lane: LaneRow, head: str) -> None:
         """What may be at one provider goes to another only where the route says so, after `max_hold`, as a case."""
@@ -164,6 +176,8 @@ class Changes:
         if row.at_intake or row.record not in seen.records:
             return
         route, plan = seen.routes[row.route], self._world.systems[row.system].plan
+        if route.order == "block" and seen.lanes[row.lane].state != HELD:
+            self._fail("a parked record holds nothing", f"{row.route}: {seen.lanes[row.lane]}", row.record)
         age_s = (row.parked_us - row.staged_us) / SECOND_US
         is_old_key = plan.resolve == "key" and age_s >= plan.horizon_s * HORIZON_SHARE and not plan.has_lookup
         reasons = {
@@ -192,6 +206,8 @@ class Changes:
         before, seen.systems = seen.systems, rows
         for row in rows.values():
             was = before.get(row.name)
+            if was is not None:
+                self._check_went_on(name, was, row)
             if (was.state if was else "closed") == row.state:
                 continue
             self._world.tell(f"the breaker of {row.name} is {row.state}")
@@ -200,6 +216,15 @@ class Changes:
             elif was is None or was.state == "closed":
                 seen.opened_s[row.name] = self._world.now_s()
                 self._check_opened(name, row)
+
+    def _check_went_on(self, name: str, was: SystemRow, row: SystemRow) -> None:
+        """Nobody writes down what he saw before somebody else's word: a straggler closes no breaker."""
+        if row.state == "closed" and was.state == "open" and name != "force":
+            self._fail("a breaker closed without a probe", f"{name}: {was} -> {row}")
+        if row.prober < was.prober:
+            self._fail("a prober's number went back", f"{name}: {was} -> {row}")
+        if row.paused_until_us < was.paused_until_us and name != "force":
+            self._fail("a pause was forgotten", f"{name}: {was} -> {row}")
 
     def _check_opened(self, name: str, row: SystemRow) -> None:
         """A breaker opens for what its system did, and for nothing else."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tests.simulation.changes import WAITING, Changes
+from tests.simulation.changes import HELD, WAITING, Changes
 from tests.simulation.seen import Seen
 from tests.simulation.tables import RecordRow, SystemRow
 from tideover.model import CREDENTIALS, HUNG, Missing, Outgoing, Rejected, Unknown, Unsent
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.systems import Call, Effect, SimSystem
     from tests.simulation.world import Process, World
 
-HELD = 2
+MOST_UNKNOWN = 9  # within a second: as full jitter goes, so many waits that short come once in 10^13
 LIMITS_SETTLE_S = 120.0  # after a worker stood still: until it has sent what was in its hand
 
 
@@ -29,6 +29,7 @@ class Watch:
         self._world = world
         self.seen = Seen(world)
         self.changes = Changes(self.seen)
+        self._tries: defaultdict[str, list[float]] = defaultdict(list)  # by record: when nothing was learnt of it
         self._sent: defaultdict[str, list[float]] = defaultdict(list)  # by system: when each record was sent
 
     def _fail(self, rule: str, detail: str, *records: str) -> None:
@@ -63,6 +64,7 @@ class Watch:
                 case Unknown(code=code):
                     self._note_trouble(name, "trouble", "hung" if code == HUNG else "")
                     seen.unknown[record] += 1
+                    self._check_wait(record)
                 case Unsent(code=code):
                     self._note_trouble(name, "trouble", code if code == CREDENTIALS else "")
                 case Rejected(code=code):
@@ -71,6 +73,13 @@ class Watch:
             if record and not isinstance(outcome, Missing):
                 said = f"{type(outcome).__name__.lower()} {getattr(outcome, 'code', '')}"
                 self._world.tell(f"{name} answers: {said}".rstrip(), record)
+
+    def _check_wait(self, record: str) -> None:
+        """What failed is not tried again at once, again and again."""
+        tries = self._tries[record]
+        tries.append(self._world.now_s())
+        if record and len(tries) >= MOST_UNKNOWN and tries[-1] - tries[-MOST_UNKNOWN] < 1.0:
+            self._fail("tried again at once", f"{MOST_UNKNOWN} times within a second", record)
 
     def _note_trouble(self, system: str, *kinds: str) -> None:
         self.seen.trouble[system] += [(self._world.now_s(), kind) for kind in kinds]
@@ -214,6 +223,8 @@ class Watch:
             cases = {case: state for case, state in seen.tables.cases().items() if state != "raised"}
             detail = f"breakers {rows}, cases {cases}"
             self._fail("it never came to rest", detail, *(record for record, _ in cases))
+        if undrained := self._world.disk.rows("select system from outage where drained_us = 0"):
+            self._fail("an outage never ended", ", ".join(sorted({system for (system,) in undrained})))
         parked = seen.tables.open_parked()
         for record in list(seen.records.values()):
             self._check_end(record, parked)
