@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test quick lint format bench chaos constraints docs clean
+.PHONY: help setup demo test quick lint format bench chaos simulate constraints docs snapshot clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -66,6 +66,10 @@ chaos: $(STAMP)  ## Kill and freeze real workers, servers, systems (KILLS=20 SEC
 	CHAOS_REPORT=1 CHAOS_KILLS=$(KILLS) CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
 	  $(PYTEST) tests/chaos --timeout 1800 -p no:randomly $(ARGS)
 
+SEEDS ?= 2000
+simulate: $(STAMP)  ## Months of trouble in virtual time, a seed each, in every processor (SEEDS=20000)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
 constraints:  ## Resolve every dependency anew: exact versions and hashes, for each supported Python and platform
 	@test -x $(BIN)/uv || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
@@ -74,6 +78,9 @@ constraints:  ## Resolve every dependency anew: exact versions and hashes, for e
 
 docs: $(STAMP)  ## Write the generated documents: configuration reference and schema
 	$(BIN)/python -m tideover.config.schema --markdown
+
+snapshot: $(STAMP)  ## Write down the schema, rows and statements of the release that is being developed, for its successors
+	$(BIN)/python -m tests.compatibility.snapshot
 
 clean:  ## Remove .venv and everything that was generated
 	rm -rf $(VENV) $(BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage dist build

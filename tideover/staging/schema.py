@@ -287,3 +287,6 @@ event = Table(
     _micros("announced_us"),
 )
 Index("event_unannounced", event.c.id, postgresql_where=text("announced_us = 0"), sqlite_where=text("announced_us = 0"))
+
+# Whose workers may work on this schema: the revisions that their releases were made for. `migrate` writes it.
+served_revision = Table("served_revision", metadata, Column("revision", Text, primary_key=True))

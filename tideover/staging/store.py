@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tideover.errors import SchemaMismatch
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -80,13 +79,8 @@ class Store:
         await self.database.upgrade(migrate.upgrade)
 
     async def check_schema(self) -> None:
-        """Raise `SchemaMismatch` unless the schema is this release's."""
-        found = await self.database.read(lambda tx: migrate.revision(tx.conn))
-        if found != migrate.HEAD:
-            has = f"revision {found}" if found else "no schema"
-            raise SchemaMismatch(
-                f"the staging database has {has}, this release needs {migrate.HEAD}: run `tideover migrate`"
-            )
+        """Raise `SchemaMismatch` unless the schema is this release's, or a newer one that serves its workers."""
+        await self.database.read(lambda tx: migrate.check(tx.conn))
 
     # --- the hot path ---------------------------------------------------------------------------------------
 

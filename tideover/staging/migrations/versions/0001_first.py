@@ -10,6 +10,7 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
+kind = "expand"
 
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -40,6 +41,7 @@ def upgrade() -> None:
     _create_books()
     _create_systems()
     _create_groups()
+    op.create_table("served_revision", sa.Column("revision", sa.Text, primary_key=True))
 
 
 def _create_lanes() -> None:
