@@ -22,7 +22,8 @@ from itertools import islice
 from tests.simulation.plan import DAY_S
 from tests.simulation.scenario import scenario_of
 from tests.simulation.story import shortest, tell
-from tests.simulation.world import HARD_PLACES, Failed, run
+from tests.simulation.verdict import HARD_PLACES, Failed
+from tests.simulation.world import run
 
 SLICE = 10  # seeds per piece of work
 HOUR_S = 3600.0

@@ -1,87 +1,26 @@
-"""Mistakes that a capable engineer could make, each as a small patch of the engine's own source: what the simulator has
-to find, or it could not be believed when it finds nothing.
-
-A patch says which text of which function becomes which other. It is applied to the function that everybody already
-imported, and taken back afterwards. One that no longer fits the function's text is refused: write it anew.
-"""
+"""Mistakes that a capable engineer could make, each as a small patch of the engine: what the simulator has to find, or
+it could not be believed when it finds nothing."""
 
 from __future__ import annotations
 
-import __future__
-import inspect
-import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
-from unittest import mock
 
+from tests.simulation.patches import Edit, Entry
 from tideover.hub.delivery import Delivery
 from tideover.hub.runs import Run, Sender
-from tideover.hub.sharing import Sharing
-from tideover.policy import breaker, choice, lanes, quota, reconcile, resolve, retry, settlement
-from tideover.staging import cases, desks, leases, reconciliation, settle, shares, stage, systems
+from tideover.model import Order
+from tideover.policy import breaker, choice, resolve, retry, settlement
+from tideover.staging import desks, leases, settle, shares, stage, systems
 from tideover.staging.store import Store
-
-
-class DoesNotFit(Exception):
-    """The engine's text is not the one that a patch was written for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """In `function`, each first text, which is there exactly once, becomes the second. Indented as in a function at the
-    left margin."""
-
-    function: Any
-    changes: tuple[tuple[str, str], ...]
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Only the code is exchanged, so that whoever imported the function runs the other one too."""
-        assert isinstance(self.function, FunctionType)
-        before = self.function.__code__
-        self.function.__code__ = self._compiled()
-        try:
-            yield
-        finally:
-            self.function.__code__ = before
-
-    def _compiled(self) -> Any:
-        source = textwrap.dedent(inspect.getsource(self.function))
-        for was, becomes in self.changes:
-            if source.count(was) != 1:
-                raise DoesNotFit(f"{self.function.__qualname__} has {source.count(was)} times: {was}")
-            source = source.replace(was, becomes)
-        found: dict[str, Any] = {}
-        flags = __future__.annotations.compiler_flag
-        exec(compile(source, "<a planted bug>", "exec", flags, True), self.function.__globals__, found)
-        return found[self.function.__name__].__code__
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The same for a text in a table of the engine."""
-
-    table: dict[Any, str]
-    key: Any
-    was: str
-    becomes: str
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        text = self.table[self.key]
-        if text.count(self.was) != 1:
-            raise DoesNotFit(f"{self.key} is: {text}")
-        with mock.patch.dict(self.table, {self.key: text.replace(self.was, self.becomes)}):
-            yield
 
 
 @dataclass(frozen=True, slots=True)
 class Bug:
     """`mistake`: why somebody would do that. `rules`: the promises that it may be seen to break. `within`: it is caught
-    by one of the seeds from 0 up to this number. `first`: a seed from which on that does not take long."""
+    by one of the seeds from 0 up to this number. `first`: the seeds before it don't catch it."""
 
     name: str
     mistake: str
@@ -121,6 +60,7 @@ BUGS = (
         ),
         rules={"acknowledged before it was durable"},
         within=30,
+        first=2,
     ),
     _bug(
         "new key on retry",
@@ -134,23 +74,33 @@ BUGS = (
         ),
         rules={"sent under a key that no record has", "done twice"},
         within=30,
+        first=1,
     ),
     _bug(
         "no fence",
         "Whoever settles a lane that is leased may do so: its token is not compared.",
         _edit(settlement.plan, ("row.token != report.token or ", "")),
         rules={"settled without a lease"},
-        within=200,
+        within=400,
+        first=130,
     ),
     _bug(
         "unknown treated as unsent",
         "A call without an answer has failed, and what failed is simply tried again.",
         _edit(
             Run.report,
-            ("isinstance(last.outcome, Unknown)", "(isinstance(last.outcome, Unknown) and last.outcome.code == INTERRUPTED)"),
+            (
+                "isinstance(last.outcome, Unknown)",
+                "(isinstance(last.outcome, Unknown) and last.outcome.code == INTERRUPTED)",
+            ),
         ),
-        rules={"taken for unsent", "done twice", "sent again while the first call was under way"},
-        within=30,
+        rules={
+            "at two providers and nobody knows",
+            "taken for unsent",
+            "done twice",
+            "sent again while the first call was under way",
+        },
+        within=20,
     ),
     _bug(
         "expired lease treated as ready",
@@ -159,41 +109,43 @@ BUGS = (
             leases._read_heads,
             (
                 "head.run = head.in_doubt or depth",
-                "head.in_doubt = 0 if head.lease_until_us else head.in_doubt\n        head.run = head.in_doubt or depth",
+                "head.in_doubt = 0 if head.lease_until_us else head.in_doubt\n"
+                "        head.run = head.in_doubt or depth",
             ),
         ),
         rules={"a doubt was forgotten", "moved while in doubt", "taken for unsent"},
-        within=60,
+        within=20,
+        first=1,
     ),
     _bug(
         "breaker get-then-set",
-        "The breaker is read first, and written back later by the transaction that settles.",
+        "The breaker is got when records are claimed, and set when their calls have ended: that saves a query.",
+        _edit(Store.claim, ("gates = {", "self.seen = rows\n        gates = {")),
         _edit(
             Store.settle,
             (
-                "settled = await self.database.write(lambda tx: settling.settle(tx, settlement, self._sealer, self._spread))",
-                "seen = await self.database.read(lambda tx: systems.load(tx, settlement.system))\n"
-                "    settled = await self.database.write(\n"
-                "        lambda tx: settling.settle(tx, settlement, self._sealer, self._spread, seen)\n"
-                "    )",
+                "self._sealer, self._spread))",
+                "self._sealer, self._spread, getattr(self, 'seen', {}).get(settlement.system)))",
             ),
         ),
         _edit(
             settle.settle,
-            ("= random.random", ", seen: object = None"),
-            ("row = systems.load(tx, settlement.system)\n", "row = seen\n"),
+            ("= random.random", "= random.random, seen: systems.SystemRow | None = None"),
+            ("row = systems.load(tx, settlement.system)\n", "row = seen or systems.load(tx, settlement.system)\n"),
             ("row = systems.load(tx, settlement.system, for_update=True)", "systems.ensure(tx, settlement.system)"),
         ),
         _edit(systems._write, (" and version = :version", "")),
-        rules={"two probers"},
-        within=400,
+        rules={"a prober's number went back", "a breaker closed without a probe", "a pause was forgotten"},
+        within=40,
+        first=2,
     ),
     _bug(
         "half-open stampede",
         "When it is time to probe, everybody probes.",
         _edit(systems.take_probe, ("max(row.prober_until_us, row.paused_until_us)", "row.paused_until_us")),
         rules={"two probers"},
-        within=60,
+        within=80,
+        first=10,
     ),
     _bug(
         "cursor moved before staging",
@@ -203,7 +155,8 @@ BUGS = (
             (
                 "staged = await",
                 "if batch.move is not None:\n"
-                "        await self.database.write(lambda tx: staging.stage(tx, replace(batch, records=()), self._sealer))\n"
+                "        moved = replace(batch, records=())\n"
+                "        await self.database.write(lambda tx: staging.stage(tx, moved, self._sealer))\n"
                 "        batch = replace(batch, move=None)\n"
                 "    staged = await",
             ),
@@ -228,15 +181,17 @@ BUGS = (
                 "    taken: list[Take] = []",
             ),
         ),
-        rules={"taken for unsent", "a doubt was forgotten"},
-        within=60,
+        rules={"moved while in doubt", "taken for unsent", "a doubt was forgotten"},
+        within=20,
+        first=1,
     ),
     _bug(
         "`latest` supersedes a record in flight",
         "Whatever is older than the newest version gives way, also what somebody is sending.",
-        Entry(stage._SORTS, stage.Order.LATEST, "state < 2 and in_doubt = 0 and lease_until_us = 0", "state < 2"),
+        Entry(stage._SORTS, Order.LATEST, "state < 2 and in_doubt = 0 and lease_until_us = 0", "state < 2"),
         rules={"superseded although it may have been sent"},
-        within=60,
+        within=20,
+        first=1,
     ),
     _bug(
         "failback with records in flight",
@@ -247,10 +202,11 @@ BUGS = (
         ),
         rules={"moved while in doubt"},
         within=60,
+        first=8,
     ),
     _bug(
         "throttle counted as failure",
-        "A 429 is an error like any other, and five of them open the breaker.",
+        "A 429 is an error like any other, and enough of them in a row open the breaker.",
         _edit(
             breaker._counted,
             (
@@ -261,7 +217,8 @@ BUGS = (
             ),
         ),
         rules={"a breaker opened for no reason"},
-        within=60,
+        within=150,
+        first=34,
     ),
     # --- beyond the twelve ----------------------------------------------------------------------------------
     _bug(
@@ -269,35 +226,31 @@ BUGS = (
         "What a look-up does not find is not there.",
         _edit(resolve.is_miss_final, ("doubt_age_s >= rule.settle_s", "True")),
         rules={"sent again while the first call was under way", "taken for unsent", "done twice"},
-        within=60,
+        within=400,
+        first=150,
     ),
     _bug(
         "lease's end not looked at when settling",
         "The token is compared, and nothing else.",
         _edit(settlement.plan, ("row.lease_until_us <= now_us or ", "")),
         rules={"settled without a lease"},
-        within=200,
-    ),
-    _bug(
-        "deadline not looked at before a call",
-        "Whoever holds a lease may begin a call.",
-        _edit(Sender._is_in_time, ("self.monotonic() + self.call_s < run.held.deadline", "True")),
-        rules={"sent again while the first call was under way", "sent without a lease", "settled without a lease"},
-        within=400,
+        within=150,
+        first=22,
     ),
     _bug(
         "key horizon ignored",
         "A system that honours keys honours them for ever.",
         _edit(resolve.next_step, (" and doubt_age_s < rule.key_horizon_s * HORIZON_SHARE", "")),
         rules={"done twice"},
-        within=400,
+        within=200,
+        first=56,
     ),
     _bug(
         "rerouted before `max_hold`",
         "A record in doubt goes elsewhere at once where its route reroutes.",
         _edit(leases._due, ("tx.now_us - int(hold_s * SECOND_US)", "tx.now_us")),
         rules={"moved while in doubt"},
-        within=60,
+        within=20,
     ),
     _bug(
         "dedupe against any version",
@@ -314,93 +267,91 @@ BUGS = (
             ),
         ),
         rules={"a cursor moved past what is not staged"},
-        within=60,
+        within=20,
+        first=1,
     ),
     _bug(
         "cursor moved without compare and swap",
         "Two runs of one route read the same page, and the later commit wins.",
         _edit(stage._move_cursor, ('"where route = :route and version = :version"', '"where route = :route"')),
         rules={"a cursor moved past what is not staged"},
-        within=100,
+        within=80,
+        first=10,
     ),
     _bug(
         "claim without its limits",
         "The rate is looked at where calls are counted, and not where records are claimed.",
         _edit(Delivery._claim_route, ("limits=self._limits,", "limits={},")),
         rules={"more records than the rate allows"},
-        within=60,
+        within=40,
+        first=3,
     ),
     _bug(
         "each worker has all calls",
         "What others have under way is not subtracted from a worker's share.",
         _edit(shares.share, ("max(min(fair, ask.cap - sum(int(held) for _, _, held in rows)), 0)", "ask.cap")),
         rules={"more calls at once than allowed"},
-        within=200,
+        within=400,
+        first=230,
     ),
     _bug(
         "stopped call treated as unsent",
         "What a run had under way when it was stopped was not sent.",
         _edit(
             Run.report,
-            ("isinstance(last.outcome, Unknown)", "(isinstance(last.outcome, Unknown) and last.outcome.code != INTERRUPTED)"),
+            (
+                "isinstance(last.outcome, Unknown)",
+                "(isinstance(last.outcome, Unknown) and last.outcome.code != INTERRUPTED)",
+            ),
         ),
         rules={"taken for unsent", "sent again while the first call was under way"},
-        within=400,
+        within=200,
+        first=44,
     ),
     _bug(
         "parked record not in the books",
         "Parking moves a record, and the ledger is told of deliveries only.",
         _edit(settle.settle, ("parked=parked", "parked=0")),
         rules={"the books do not balance"},
-        within=60,
+        within=20,
     ),
     _bug(
         "pin ignored",
         "An operator's pin moves the group's first choice, and no record.",
         _edit(choice.choose, ("may if state.pin is None else", "may if True else")),
         rules={"sent past a pin"},
-        within=400,
+        within=80,
+        first=9,
     ),
     _bug(
         "parked head holds nothing",
         "A parked record is stepped over, whatever the route's order is.",
         _edit(settlement._park, ("holds = rule.order is Order.BLOCK", "holds = False")),
-        rules={"sent before its turn"},
-        within=100,
+        rules={"a parked record holds nothing"},
+        within=20,
     ),
     _bug(
         "retry without backoff",
         "What failed is due again at once.",
         _edit(retry.wait_s, (" * spread", " * 0.0")),
-        rules={"a loop that waits for nothing", "tried again at once"},
-        within=100,
+        rules={"tried again at once"},
+        within=20,
+        first=1,
     ),
     _bug(
         "outage never closed",
         "Held lanes are waited for too, so a parked head keeps an outage open.",
         _edit(systems._is_waiting, ("lane.state = 1", "lane.state in (1, 2)")),
-        rules={"it never came to rest"},
-        within=200,
-    ),
-    _bug(
-        "voided where nobody else has it",
-        "What is found at the first provider after a reroute is voided, whoever has it now.",
-        _edit(reconcile._found, ("if doubt.other is not None:", "if True:")),
-        rules={"called delivered and is nowhere"},
-        within=400,
-    ),
-    _bug(
-        "void at the provider that keeps it",
-        "A void that is answered is believed to have hit the loser: any accepted attempt counts as another holder.",
-        _edit(cases._standing, ("and kind <> 'void' and system <> :system", "and kind <> 'void'")),
-        rules={"called delivered and is nowhere"},
-        within=400,
+        rules={"an outage never ended"},
+        within=40,
+        first=4,
     ),
     _bug(
         "rerouted without a case",
         "The record moves on, and what the first provider may have is forgotten.",
         _edit(leases._reroute, ("reconciliation.begin(", "(lambda *_: None)(")),
         rules={"moved while in doubt", "at two providers and nobody knows"},
-        within=60,
+        within=100,
+        first=24,
     ),
 )

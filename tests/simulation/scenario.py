@@ -54,8 +54,8 @@ def scenario_of(seed: int, *, days: float | None = None) -> Scenario:
         outages=drawing.outages(faults),
         acts=drawing.acts(systems, grouped, faults),
         shuffle=luck.choice([0.0, 0.1, 0.5, 1.0]),
-        every_s=600.0 if days else luck.choice([10.0, 20.0, 60.0]),
-        linger_s=luck.choice([0.0, 2.0, 5.0]),
+        every_s=1800.0 if days else luck.choice([10.0, 20.0, 60.0]),
+        linger_s=luck.choice([0.0, 2.0, 5.0]) if not days else 0.0,
         margin_s=margin_s,
         live_share=luck.choice([0, 2, 20]),
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from tests.simulation.plan import Scenario
 from tests.simulation.shrink import shrink
-from tests.simulation.world import Verdict, run
+from tests.simulation.verdict import Verdict
+from tests.simulation.world import run
 
 MOST_LINES = 80
 

@@ -18,8 +18,8 @@ from tests.simulation.scenario import KINDS, POINTS, scenario_of
 from tests.simulation.shrink import shrink
 from tests.simulation.story import shortest, tell
 from tests.simulation.systems import SimSystem
-from tests.simulation.world import HARD_PLACES, Process, World, run
-from tideover.hub.line import NO_RECORD_S
+from tests.simulation.verdict import HARD_PLACES
+from tests.simulation.world import Process, World, run
 
 PROVIDER = SystemPlan(
     name="",
@@ -118,19 +118,7 @@ def test_seeds_bring_every_kind_of_trouble_setting_and_answer() -> None:
 
 def test_provider_that_is_down_and_has_no_probe_is_not_tried_in_a_loop_while_no_record_waits_for_it() -> None:
     """Its orders go to the backup; looking for one to try it with takes three transactions each time."""
-    primary = replace(PROVIDER, name="carrier-a", has_probe=False)
-    scenario = Scenario(
-        seed=1,
-        horizon_s=1200.0,
-        processes=1,
-        systems=(primary, replace(PROVIDER, name="carrier-b")),
-        grouped=("carrier-a", "carrier-b"),
-        routes=(ROUTE,),
-        arrivals=tuple(Arrival(10.0 + n, ROUTE.name, f"k{n}", 1) for n in range(4)),
-        faults=(Fault(0.0, 1200.0, "carrier-a", "down", 1.0, answers_questions=False),),
-        linger_s=5.0,
-    )
-    world = World(scenario, Disk())
+    world = World(little_traffic(down_s=1200.0), Disk())
     looks = Counter[str]()
     committed = world.committed
 
@@ -140,7 +128,34 @@ def test_provider_that_is_down_and_has_no_probe_is_not_tried_in_a_loop_while_no_
 
     with mock.patch.object(world, "committed", count):
         assert world.run().failed is None
-    assert 0 < looks["take_probe"] <= 1200 / NO_RECORD_S + 60
+    assert 0 < looks["take_probe"] < 60, "a few for each of the twelve orders at most"
+
+
+@pytest.mark.parametrize("linger_s", [0.0, 30.0])
+def test_provider_without_a_probe_serves_again_soon_after_its_return_however_little_there_is_to_send(
+    linger_s: float,
+) -> None:
+    """Each order could go to the backup at once, so the primary has to be offered one first."""
+    world = World(little_traffic(down_s=250.0, linger_s=linger_s), Disk())
+    assert world.run().failed is None
+    served = [effect.at_s for effects in world.systems["carrier-a"].effects.values() for effect in effects]
+    assert len(served) >= 6, "of nine that came after its return"
+
+
+def little_traffic(*, down_s: float, linger_s: float = 5.0) -> Scenario:
+    """An order every 100 s, to a group whose primary has no probe and is down in the beginning."""
+    primary = replace(PROVIDER, name="carrier-a", has_probe=False)
+    return Scenario(
+        seed=1,
+        horizon_s=1300.0,
+        processes=1,
+        systems=(primary, replace(PROVIDER, name="carrier-b")),
+        grouped=("carrier-a", "carrier-b"),
+        routes=(ROUTE,),
+        arrivals=tuple(Arrival(10.0 + 100 * n, ROUTE.name, f"k{n}", 1) for n in range(12)),
+        faults=(Fault(0.0, down_s, "carrier-a", "down", 1.0, answers_questions=False),),
+        linger_s=linger_s,
+    )
 
 
 # --- a broken promise ---------------------------------------------------------------------------------------

@@ -6,13 +6,11 @@ run(scenario) -> Verdict     the same scenario gives the same history, byte for 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from tests.simulation.driver import statements_remembered
 from tests.simulation.people import People
 from tests.simulation.plan import DAY_S, SOURCE, Crash, Scenario
 from tests.simulation.systems import SimConnector, SimSystem, SourceConnector
+from tests.simulation.verdict import Failed, Line, Verdict
 from tests.simulation.virtual import PLACE, Place, Spinning, VirtualLoop, virtual_time
 from tests.simulation.watch import Watch
 from tideover.config.models import System
@@ -34,69 +33,11 @@ from tideover.hub.upkeep import housekeeping
 from tideover.model import SECOND_US
 from tideover.staging.store import Store
 
-HARD_PLACES = {  # and by which words of a history they are known
-    "asked before it was sent again": "(claim_doubted",
-    "sent elsewhere in doubt": "may have it: sent to",
-    "taken back by a provider": " takes carrier-",
-    "found by a look-up": ": found",
-    "missed by a look-up": ": missing",
-    "probed with a record": "(claim_probe",
-    "breaker half open": "is half_open",
-    "hung call": "unknown timeout",
-    "throttled": "answers: throttled",
-    "parked": "parked: ",
-    "lease taken over": "after its lease ran out",
-    "late settle refused": "settles too late",
-    "died between commit and answer": "dies after commit",
-    "died between call and answer": "dies after send",
-    "stood still": "stands still",
-    "database away": "database: ",
-    "pinned": "a person: pin",
-}
 START_US = 1_800_000_000 * SECOND_US
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late
 UPKEEP_S = 900.0  # and where it lasts for days, a quarter of a day
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Something that happened. `records`: the ids that it is about; none: it is about everything."""
-
-    at_s: float
-    text: str
-    records: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A promise that was broken: `rule` says which, `detail` how, `records` whose."""
-
-    rule: str
-    detail: str
-    records: tuple[str, ...] = ()
-
-
-@dataclass
-class Verdict:
-    """What came of a history. `failed`: the first broken promise; None: all were kept."""
-
-    failed: Failed | None
-    history: list[Line] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def reached(self) -> set[str]:
-        """Which of the places where promises are hard to keep this history went through."""
-        told = {line.text for line in self.history}
-        return {name for name, mark in HARD_PLACES.items() if any(mark in text for text in told)}
-
-    @property
-    def digest(self) -> str:
-        """The same for the same history."""
-        told = "\n".join(f"{line.at_s:.6f} {line.text} {' '.join(line.records)}" for line in self.history)
-        return hashlib.sha256(told.encode()).hexdigest()
 
 
 class Process:

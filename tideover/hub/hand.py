@@ -7,7 +7,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from tideover.config.models import Route
 from tideover.hub.runs import Held
+from tideover.model import NORMAL
 
 
 class Hand:
@@ -54,3 +56,8 @@ class Hand:
         for queue in self._queues.values():
             queue.clear()
         return held
+
+
+def priority_of(route: Route) -> int:
+    """Of all the route's records where they have one, else the middle: its claims are in order of theirs anyway."""
+    return route.priority if isinstance(route.priority, int) else NORMAL

@@ -20,7 +20,9 @@ from typing import Any
 from tideover.config.models import Route
 from tideover.connectors.port import Connector
 from tideover.errors import HubUnavailable
-from tideover.hub.hand import Hand
+from tideover.hub.hand import Hand, priority_of
+from tideover.hub.offer import Offer
+from tideover.hub.pace import Pace
 from tideover.hub.probing import Prober
 from tideover.hub.reconciling import Reconciler
 from tideover.hub.routing import Shape, group_wish
@@ -28,8 +30,8 @@ from tideover.hub.runs import Held, Run, Sender
 from tideover.hub.runtime import Runtime
 from tideover.hub.settler import BATCH, Counts, Settler
 from tideover.hub.slots import Slots
-from tideover.model import NORMAL, SECOND_US, Lease, LookUp, Outcome
-from tideover.policy.breaker import State
+from tideover.model import SECOND_US, Lease, LookUp, Outcome
+from tideover.policy.breaker import Reason, State
 from tideover.policy.depth import DEPTH, RunLength
 from tideover.policy.resolve import Step, next_step
 from tideover.staging.desks import Claim
@@ -42,9 +44,7 @@ SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
-NO_RECORD_S = 2.0  # so often at least a system without a probe gets one real record, if there is one that it may have
 LONG_PAUSE_S = 5.0  # from here on a system that comes back from a pause gets few calls first, as after an outage
-_PACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,8 @@ class Line:
         self._is_rated = rt.system(system).limits.rate is not None
         self._call_s = rt.system(system).timeouts.total
         self.lease_s = self._call_s + terms.lease_margin_s
-        self._hand = Hand({name: _priority(route) for name, route in terms.routes.items()})
+        self._hand = Hand({name: priority_of(route) for name, route in terms.routes.items()})
         self._asking = 0
-        self._no_record_s, self._no_probe_until = SLOW_POLL_S, 0.0
         self._pace = Pace()
         self._run_length = RunLength()
         self._is_open = gate.lets_through
@@ -124,6 +123,7 @@ class Line:
             pause_s=lambda: connector.pause_s,
         )
         self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
+        self.offer = Offer(is_wanted=gate.is_due and self._prober.needs_record(gate))
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
 
     @property
@@ -292,7 +292,7 @@ class Line:
             with suppress(HubUnavailable):  # the claimer meets it too, and decides
                 await self._look()
             if not self._is_open:
-                await self._rt.sleep(min(self.gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
+                await self.offer.wait(min(self.gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
 
     async def _look(self) -> None:
         """Let what is under way end; find out whether the system is back, if it is time and nobody else does."""
@@ -300,15 +300,28 @@ class Line:
             await self._settler.something_settled()
         gate = await self._rt.store.gate(self.system)
         self._was_down |= gate.state is not State.CLOSED
-        is_due = gate.state is not State.CLOSED and not gate.is_paused and gate.wait_s <= 0
-        if is_due and self._rt.monotonic() >= self._no_probe_until:
+        if gate.is_due and await self._can_probe(gate):
             gate = await self._prober.probe(self._probe_with_a_record, gate)
         self.gate, self._is_open, self.has_looked = gate, gate.lets_through, True
         if self._is_open:
             if self._was_down or self._rt.monotonic() - self._shut_at >= LONG_PAUSE_S:
                 self._slots.restart()
             self._shut.clear()
+            self.offer.is_wanted = False
+        self.offer.answer()
         self._terms.stirred.set()
+
+    async def _can_probe(self, gate: Gate) -> bool:
+        """Whether there is anything to probe with: to find out by trying costs three transactions."""
+        if not self._prober.needs_record(gate):
+            return True
+        self.offer.is_wanted = True
+        if not self.offer.is_worth_a_look(self._rt.monotonic()):
+            return False
+        if gate.reason == Reason.CONTRACT:
+            return True  # what such a storm parked waits again as soon as somebody probes
+        outlook = await self._rt.store.outlook(list(self._terms.routes), [self.system])
+        return outlook.due_us is not None and outlook.due_us <= outlook.now_us
 
     async def _probe_with_a_record(self) -> Gate | None:
         """Send one real record through the half-open breaker; None when none waits that it may have."""
@@ -317,13 +330,12 @@ class Line:
             leases = await self._known(self._rt.store.claim_probe(self._wish(name, depth=1), self.system))
             for lease in leases:
                 held = self._hold(lease, claimed_at, is_probe=True)
+                self.offer.was_taken()
                 await self._senders[name].work_off([held], lambda: True, self._settler.put)
                 while not self._settler.is_idle:
                     await self._settler.something_settled()
-                self._no_record_s = SLOW_POLL_S
                 return await self._rt.store.gate(self.system)
-        self._no_probe_until = self._rt.monotonic() + self._no_record_s
-        self._no_record_s = min(2 * self._no_record_s, NO_RECORD_S)
+        self.offer.was_unfit(self._rt.monotonic())
         return None
 
     def _wish(self, route: str, depth: int = DEPTH) -> Claim:
@@ -387,22 +399,3 @@ class Line:
                     if (await self._reconciler.work()).asked:
                         self._terms.stirred.set()  # a run that is over waits for it
             await self._rt.sleep(RECONCILE_EVERY_S)
-
-
-class Pace:
-    """How fast something goes, as an average over about the last second that forgets what is older."""
-
-    def __init__(self) -> None:
-        self._rate, self._at = 0.0, 0.0
-
-    def add(self, count: int, now: float) -> None:
-        self._rate = self.per_s(now) + count / _PACE_S
-        self._at = now
-
-    def per_s(self, now: float) -> float:
-        return self._rate * math.exp(-(now - self._at) / _PACE_S)
-
-
-def _priority(route: Route) -> int:
-    """Of all the route's records where they have one, else the middle: its claims are in order of theirs anyway."""
-    return route.priority if isinstance(route.priority, int) else NORMAL

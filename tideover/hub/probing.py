@@ -22,6 +22,10 @@ class Prober:
         # A real record may have to be asked for before it is sent.
         self._lease_s = (1 if connector.has_probe else 2) * call_s + _MARGIN_S
 
+    def needs_record(self, gate: Gate) -> bool:
+        """Whether only a record can tell: there is no probe, or it is well but for what it is sent."""
+        return not self._connector.has_probe or gate.reason == Reason.CONTRACT
+
     async def probe(self, with_record: Callable[[], Awaitable[Gate | None]], gate: Gate) -> Gate:
         """Probe until the breaker closes or a probe fails; a gate that is not due, or that somebody else probes, is
         returned as it is. `with_record` sends one real record, where only that can tell."""
@@ -32,7 +36,7 @@ class Prober:
             if slot is None:
                 return await store.gate(self._system)
             try:
-                if self._connector.has_probe and gate.reason != Reason.CONTRACT:
+                if not self.needs_record(gate):
                     gate = await self._by_call(slot)
                 else:
                     if gate.reason == Reason.CONTRACT:

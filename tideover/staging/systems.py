@@ -46,6 +46,11 @@ class Gate:
     def lets_through(self) -> bool:
         return self.state is State.CLOSED and not self.is_paused
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for somebody to try whether the system is back."""
+        return self.state is not State.CLOSED and not self.is_paused and self.wait_s <= 0
+
 
 @dataclass(frozen=True, slots=True)
 class SystemRow:
