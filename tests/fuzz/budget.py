@@ -1,0 +1,20 @@
+"""How much is tried: a little in each run of the suite, the same each time; more, and new, for whoever asks for it."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+TIMES = int(os.environ.get("FUZZ", "1"))
+
+
+def budget(examples: int) -> settings:
+    """Settings for a test of so many examples."""
+    return settings(
+        max_examples=examples * TIMES,
+        derandomize=TIMES == 1,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+    )
