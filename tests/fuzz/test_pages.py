@@ -1,4 +1,4 @@
-"""Any listing of a source, with any trouble on the way: what is read is staged or parked, a later pass gets the rest."""
+"""Any listing of a source, and any trouble on the way: what is read is staged or parked, a later pass gets the rest."""
 
 from __future__ import annotations
 
