@@ -24,8 +24,8 @@ RECORDS = st.dictionaries(st.sampled_from(["id", "x", "y", "a", "b"]), JSON, max
 PIECES = st.sampled_from(
     """
     x; y; a.b; a[0]; a[*].b; a[::-1]; a[::0]; *; @; x || y; x && y; !x; `1`; 't'; [x, y]; {a: x}; length(x);
-    to_number(x); to_string(@); keys(@); sort(x); max(x); sum(x); join(',', x); map(&a, x); sort_by(x, &a); merge(@, a); abs(x);
-    x[?a > `1`]; not_null(x, y); type(x); reverse(x); nope(x); a[; x | y; values(a) | [0]; to_array(x)[0].a;
+    to_number(x); to_string(@); keys(@); sort(x); max(x); sum(x); join(',', x); map(&a, x); sort_by(x, &a); merge(@, a);
+    abs(x); x[?a > `1`]; not_null(x, y); type(x); reverse(x); nope(x); a[; x | y; values(a) | [0]; to_array(x)[0].a;
     """.replace("\n", " ").split(";")
 ).map(str.strip)
 EXPRESSIONS = PIECES | st.tuples(PIECES, PIECES).map(" | ".join) | st.tuples(PIECES, PIECES).map(" || ".join)
