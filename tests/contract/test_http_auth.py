@@ -11,8 +11,6 @@ from urllib.parse import parse_qs
 import pytest
 from pydantic import SecretStr
 
-from tests.adversary import Adversary, Behaviour, acts
-from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import HASTY, RECORD, connected, described
 from tideover.connectors.http import (
     Access,
@@ -25,6 +23,8 @@ from tideover.connectors.http import (
 )
 from tideover.errors import AccessError, TideoverError
 from tideover.model import CREDENTIALS, Accepted, Throttled, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 OK = acts.reply(201, {"id": "1"})
 CANARY = "c4n4ry-secret"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.adversary import Adversary, Behaviour, acts
-from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import HASTY, connected
 from tideover.config.rest import Rest
 from tideover.model import CREDENTIALS, HUNG, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 
 def records(count: int) -> list[Outgoing]:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from tests.adversary import Adversary, Behaviour, acts, refused_port
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.connectors.http import Access, Bearer, HttpConnector
 from tideover.errors import Refused
 from tideover.model import CREDENTIALS, HUNG, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts, refused_port
 
 RECORD = Outgoing("a" * 32, "order-1", b'{"name":"Ada Lovelace","total":12345.5}')
 OK = {"id": "P-7"}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.adversary import Adversary, Behaviour, acts
 from tests.contract.test_http_deliver import HASTY, RECORD, connected, described
 from tideover.config.rest import Rest
 from tideover.model import CREDENTIALS, HUNG, Found, LookUp, Missing, Outgoing, Throttled, Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts
 
 
 def with_lookup(errors: list[dict[str, Any]] | None = None, **lookup: Any) -> Rest:

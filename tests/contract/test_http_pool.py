@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 from yarl import URL
 
-from tests.adversary import Adversary, Behaviour, acts
-from tests.adversary.server import Talk
 from tests.contract.test_http_wire import request, soon, wired
 from tideover.connectors.http import protocol
 from tideover.connectors.http.answer import Answer
@@ -22,6 +20,8 @@ from tideover.connectors.http.pool import Pool
 from tideover.connectors.http.protocol import Connection
 from tideover.connectors.http.wire import SPARE_CONNECTIONS, Wire
 from tideover.model import Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 MOST = 1 + SPARE_CONNECTIONS
 

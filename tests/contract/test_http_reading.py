@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.adversary import Adversary, Behaviour, acts
-from tests.adversary.server import Talk
 from tests.contract.test_http_wire import request, wired
 from tideover.connectors.http.answer import Answer
 from tideover.connectors.http.reading import MAX_HEAD, AnswerReader
 from tideover.model import Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 
 async def exchanged(behaviour: Behaviour, method: str = "POST") -> tuple[Answer | Unsent | Unknown, int]:

@@ -8,13 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.adversary import Adversary, Behaviour, acts, refused_port
-from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import HASTY, connected
 from tideover.config.rest import Rest
 from tideover.connectors.http import HttpConnector
 from tideover.errors import AccessError, Refused, SourceContract, SourceError, SourceLoop, TideoverError
 from tideover.model import Page
+from tideover.twins.adversary import Adversary, Behaviour, acts, refused_port
+from tideover.twins.adversary.server import Talk
 
 CURSOR = {"type": "cursor", "next": "next"}
 DATED = {"param": "since", "field": "at", "format": "iso", "overlap": "60s"}

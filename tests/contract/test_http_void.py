@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.adversary import Adversary, Behaviour, acts, refused_port
 from tests.contract.test_http_deliver import HASTY, RECORD, UNKNOWN, connected, described
 from tideover.config.rest import Rest
 from tideover.errors import Refused
 from tideover.model import CREDENTIALS, HUNG, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
+from tideover.twins.adversary import Adversary, Behaviour, acts, refused_port
 
 PATH = "/orders/P-7/void"
 

@@ -20,8 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from yarl import URL
 
-from tests.adversary import Adversary, acts, refused_port
-from tests.adversary.server import Talk
 from tests.contract.test_http_deliver import RECORD, connected
 from tideover.config.rest import Limits, Timeouts
 from tideover.connectors.http import Access, dial, protocol
@@ -29,6 +27,8 @@ from tideover.connectors.http.answer import Answer
 from tideover.connectors.http.protocol import LATE, Connection
 from tideover.connectors.http.wire import SPARE_CONNECTIONS, Request, Wire
 from tideover.model import HUNG, Accepted, Unknown, Unsent
+from tideover.twins.adversary import Adversary, acts, refused_port
+from tideover.twins.adversary.server import Talk
 
 
 @asynccontextmanager

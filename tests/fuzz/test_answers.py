@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tests.adversary import Adversary, acts
-from tests.adversary.server import Talk
 from tests.fuzz.budget import budget
 from tests.hubs import hub_config
 from tideover.config.models import System
@@ -29,6 +27,8 @@ from tideover.staging.database import open_database
 from tideover.staging.parking import Selection
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
+from tideover.twins.adversary import Adversary, acts
+from tideover.twins.adversary.server import Talk
 
 RECORD = Outgoing("a" * 32, "order-1", b'{"total":7}')
 LATE_S = 1.0

@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tests.adversary import Adversary, Behaviour, acts
-from tests.adversary.server import Talk
 from tests.databases import sql
 from tests.fuzz.budget import budget
 from tests.hubs import hub_config
@@ -27,6 +25,8 @@ from tideover.hub.intake import extract, stage
 from tideover.hub.runtime import Runtime
 from tideover.staging.database import open_database
 from tideover.staging.store import Store
+from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 STREAM = {"path": "/orders", "records": "items", "pagination": {"type": "cursor", "next": "next"}}
 PATIENT = Timeouts.model_validate({"connect": "20s", "read": "20s", "total": "20s"})

@@ -129,10 +129,13 @@ LOST_ANSWERS = [
     ("drip", {"interval_s": 0.2}),
     ("huge", {"size_mb": 30}),
     ("gzip_bomb", {"size_mb": 200}),
+    *(("broken_http", {"manner": it}) for it in ("no_http", "cut_head", "broken_chunks", "cut_chunks", "endless")),
 ]
 
 
-@pytest.mark.parametrize(("kind", "options"), LOST_ANSWERS, ids=[kind for kind, _ in LOST_ANSWERS])
+@pytest.mark.parametrize(
+    ("kind", "options"), LOST_ANSWERS, ids=[options.get("manner", kind) for kind, options in LOST_ANSWERS]
+)
 async def test_f14_f17_f18_f19_lost_answer_of_an_erp_with_keys_is_one_effect(
     rt: Runtime, twins: TwinHost, kind: str, options: dict[str, Any]
 ) -> None:

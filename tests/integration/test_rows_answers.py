@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.adversary import Adversary, Behaviour, acts
 from tests.databases import sql
 from tests.twinhubs import ORDERS, TwinSecrets, all_delivered, audited, deliver, deliver_until, is_closed, twin_hub
 from tideover.errors import SourceError
@@ -20,6 +19,7 @@ from tideover.hub import intake, overview
 from tideover.hub.runtime import Runtime
 from tideover.model import HUNG
 from tideover.staging.parking import Selection
+from tideover.twins.adversary import Adversary, Behaviour, acts
 
 PATH = "/erp/v1/orders"
 GOOD = acts.reply(201, {"id": "E-1", "external_id": "a"})

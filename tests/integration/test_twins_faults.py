@@ -279,6 +279,41 @@ async def test_malformed_is_a_200_that_is_not_json(host: TwinHost, carrier: http
     assert booked(host) == 0
 
 
+@pytest.mark.parametrize(
+    ("manner", "error"),
+    [
+        ("no_http", httpx.RemoteProtocolError),
+        ("cut_head", httpx.RemoteProtocolError),
+        ("broken_chunks", httpx.RemoteProtocolError),
+        ("cut_chunks", httpx.RemoteProtocolError),
+        ("stall", httpx.ReadTimeout),
+    ],
+)
+async def test_broken_http_does_the_work_and_answers_what_no_server_sends(
+    host: TwinHost, carrier: httpx.AsyncClient, manner: str, error: type[Exception]
+) -> None:
+    await host.fault("carrier-a", "broken_http", manner=manner)
+    with pytest.raises(error):
+        await carrier.post("/v1/shipments", json=PARCEL, timeout=2.0)
+    assert booked(host) == 1
+    await host.clear("carrier-a")
+    assert (await carrier.get("/v1/health")).status_code == 200
+
+
+async def test_broken_http_without_an_end_goes_on_until_the_caller_leaves(
+    host: TwinHost, carrier: httpx.AsyncClient
+) -> None:
+    await host.fault("carrier-a", "broken_http", manner="endless")
+    async with carrier.stream("POST", "/v1/shipments", json=PARCEL) as answer:
+        read = 0
+        async for piece in answer.aiter_raw():
+            read += len(piece)
+            if read > 5_000_000:
+                break
+    await host.clear("carrier-a")
+    assert (await carrier.get("/v1/health")).status_code == 200
+
+
 async def test_error_body_200_is_a_200_with_the_vendors_error(host: TwinHost, carrier: httpx.AsyncClient) -> None:
     await host.fault("carrier-a", "error_body_200", code="out_of_labels")
     answer = await book(carrier)

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from tideover.twins.adversary import Behaviour
+from tideover.twins.adversary import acts as adversary
 from tideover.twins.answer import Answer, body_answer, json_answer, raw_headers
 from tideover.twins.exchange import Exchange
 from tideover.twins.faults import ActiveFault, Fault
@@ -15,6 +17,14 @@ from tideover.twins.vendor import Vendor
 
 _MEGABYTE = 1_000_000
 _PAGE_OF_A_PROXY = b"<!doctype html><html><body><h1>We'll be right back</h1></body></html>"
+_MANNERS: dict[str, Behaviour] = {
+    "no_http": adversary.raw(b"SSH-2.0-OpenSSH_9.6\r\n", then_end=True),
+    "cut_head": adversary.raw(adversary.head(200)[:-7], then_end=True),
+    "broken_chunks": adversary.broken_chunks(200),
+    "cut_chunks": adversary.cut_chunks(200, b'{"id":"1"}'),
+    "stall": adversary.stall(200, b'{"id":'),
+    "endless": adversary.endless(),
+}
 _OPENING, _CLOSING = b'{"results":[],"filler":"', b'"}'
 
 
@@ -106,6 +116,11 @@ async def _malformed(turn: Turn) -> None:
     await turn.exchange.reply(body_answer(200, _PAGE_OF_A_PROXY, "text/html"))
 
 
+async def _broken_http(turn: Turn) -> None:
+    await turn.commit()
+    await turn.exchange.misbehave(_MANNERS[turn.fault.manner])
+
+
 async def _error_body_200(turn: Turn) -> None:
     await turn.commit()
     code = turn.fault.code or "UNEXPECTED_ERROR"
@@ -177,6 +192,7 @@ ACTS: dict[str, Act] = {
     "unauthorized_401": _unauthorized_401,
     "truncated": _truncated,
     "malformed": _malformed,
+    "broken_http": _broken_http,
     "error_body_200": _error_body_200,
     "redirect": _redirect,
     "drip": _drip,

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from tideover.twins.adversary.server import Behaviour, Received, Talk
 from tideover.twins.answer import Answer, RawHeaders
 
 _LARGEST_REQUEST_BYTES = 32_000_000
+_MOST_UNSENT_BYTES, _DRAIN_S = 1_000_000, 0.005
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -80,6 +82,23 @@ class Exchange:
             transport.close()
         await self.hold()
 
+    async def misbehave(self, behaviour: Behaviour) -> None:
+        """Leave what is written to an adversary's behaviour: bytes that no server would send. Then close."""
+        for transport in self._transports():
+            request = Received(self.scope["method"], self.scope["path"], self.headers, list(self.headers), 1, self.body)
+            gone = asyncio.Event()
+            async with self._running(self._tell(gone)):
+                await behaviour(Talk(request, None, _Raw(transport), gone))
+            transport.close()
+        if self.stopped.is_set():
+            raise Stopped
+
+    async def _tell(self, gone: asyncio.Event) -> None:
+        """Say that the caller has left, or that the port is shut."""
+        async with self._running(self._left(), self.stopped.wait()) as ends:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        gone.set()
+
     async def reset(self) -> None:
         """Reset the connection (TCP RST), as a crash of the other side or a firewall does."""
         for transport in self._transports():
@@ -129,6 +148,26 @@ class Exchange:
     def _transports(self) -> list[asyncio.Transport]:
         client = self.scope["client"]
         return [c.transport for c in self._connections if c.client is not None and tuple(c.client) == tuple(client)]
+
+
+class _Raw:
+    """Straight on a connection's transport, past the server's own protocol."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while more is on its way than the other side takes."""
+        # A transport tells nobody but its own protocol when it has room.
+        while self.transport.get_write_buffer_size() > _MOST_UNSENT_BYTES and not self.transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_S)
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self.transport.close()
 
 
 def reset_transport(transport: asyncio.Transport) -> None:

@@ -64,6 +64,8 @@ class Fault(BaseModel):
     """`huge`, `gzip_bomb`: the size of the body, decompressed."""
     interval_s: float = Field(default=1.0, gt=0)
     """`drip`: the time between two bytes."""
+    manner: Literal["no_http", "cut_head", "broken_chunks", "cut_chunks", "stall", "endless"] = "broken_chunks"
+    """`broken_http`: which of the things that no HTTP server sends."""
     location: str | None = None
     """`redirect`: where to; default: a trap on the control server, which is another origin."""
 
@@ -103,6 +105,7 @@ KINDS: dict[str, Kind] = {
     "commit_then_drop": Kind("the work is done, then the connection is reset", commits=True),
     "truncated": Kind("half of the promised body, then the end", _own("commit"), commits=True),
     "malformed": Kind("200 with a body that is not JSON", _own("commit")),
+    "broken_http": Kind("bytes that are no HTTP answer, in a manner", _own("manner", "commit"), commits=True),
     "unauthorized_401": Kind("the credential is refused"),
     "contract": Kind("every record is rejected with the same error", _own("code"), is_outage=False, twins=_TARGETS),
     "partial": Kind("every n-th item of a bulk fails", _own("every", "code"), is_outage=False, twins=_BULK),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.adversary.server import Adversary, Behaviour, Received, refused_port
+from tideover.twins.adversary.server import Adversary, Behaviour, Received, refused_port
 
 __all__ = ["Adversary", "Behaviour", "Received", "refused_port"]

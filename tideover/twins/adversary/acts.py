@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Sequence
 
-from tests.adversary.server import Behaviour, Talk
+from tideover.twins.adversary.server import Behaviour, Talk
 
 DATE = "Sun, 06 Nov 2044 08:49:37 GMT"  # the Date of every reply that is not told otherwise: 2362034977
 

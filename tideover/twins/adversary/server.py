@@ -19,7 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 
@@ -39,18 +39,34 @@ class Received:
         return urlsplit(self.target).path
 
 
+class Way(Protocol):
+    """The way back to a client: what an `asyncio.StreamWriter` can do of it."""
+
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass
 class Talk:
-    """What a behaviour has in hand: the request so far, and both directions of the connection."""
+    """What a behaviour has in hand: the request so far, and both directions of the connection. Without a `reader`, the
+    request is read."""
 
     request: Received
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    reader: asyncio.StreamReader | None
+    writer: Way
     closing: asyncio.Event
     is_over: bool = False  # set: the connection is not read again
 
     async def read_body(self, at_most: int | None = None) -> None:
         """The body by its length, or its first bytes."""
+        if self.reader is None:
+            return
         length = int(self.request.headers.get("content-length", "0"))
         self.request.body = await self.reader.readexactly(length if at_most is None else min(length, at_most))
 
@@ -60,7 +76,7 @@ class Talk:
 
     def reset(self) -> None:
         """A TCP reset instead of an orderly end."""
-        sock = self.writer.get_extra_info("socket")
+        sock = self.writer.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
         self.is_over = True
