@@ -6,7 +6,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.databases import sql
+
 TIMES = int(os.environ.get("FUZZ", "1"))
+TABLES = ("cursor", "record", "lane", "parked", "ledger", "attempt", "system", "outage", "event")
 
 
 def budget(examples: int) -> settings:
@@ -18,3 +21,9 @@ def budget(examples: int) -> settings:
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
     )
+
+
+async def emptied(url: str) -> None:
+    """Leave nothing of the example before: what it parked could be restored in this one."""
+    for table in TABLES:
+        await sql(url, f"delete from {table}")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.databases import sql
-from tests.fuzz.budget import budget
+from tests.fuzz.budget import budget, emptied
 from tests.hubs import hub_config
 from tideover.config.models import System
 from tideover.config.rest import Limits, Timeouts
@@ -95,8 +95,7 @@ async def _read(url: str, source: Source) -> tuple[dict[str, Any], int]:
     config = hub_config(systems={"crm": {"rest": {"streams": {"orders": STREAM}, "operations": operations}}})
     store = Store(open_database(url))
     await store.migrate()
-    for table in ("cursor", "record", "lane", "parked", "ledger", "attempt"):
-        await sql(url, f"delete from {table}")
+    await emptied(url)
     async with Adversary() as server:
         server.on("/orders", source.serve)
 
