@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Identity, event, inspect
+from sqlalchemy import Connection, Identity, event, inspect, text
 
-from tests.databases import sql
-from tideover.errors import SchemaMismatch
+from tests.databases import Postgres, sql
+from tideover.errors import HubUnavailable, SchemaMismatch
 from tideover.model import NewRecord
 from tideover.staging import migrate, schema
 from tideover.staging.database import Database, open_database
@@ -136,6 +136,18 @@ async def test_migrate_at_the_same_time_makes_one_schema(database_url: str) -> N
         await store.check_schema()
         await store.close()
     assert await sql(database_url, "select count(*) from tideover_schema") == [(1,)]
+
+
+async def test_migration_may_take_longer_than_a_statement_of_a_worker(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tideover.staging.database.COMMAND_TIMEOUT_S", 1.0)
+    database = open_database(postgres.new_database())
+    slow = text("select pg_sleep(2)")
+    with pytest.raises(HubUnavailable):
+        await database.write(lambda tx: tx.conn.execute(slow))
+    await database.upgrade(lambda conn: conn.execute(slow) and None)
+    await database.close()
 
 
 class Killed(Exception):

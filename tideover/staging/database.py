@@ -26,7 +26,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from tideover.errors import HubUnavailable, Refused
 from tideover.staging.dialects import POSTGRESQL, SQLITE, Dialect
@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
+LONG_COMMAND_TIMEOUT_S = 6 * 3600.0  # of a migration and a vacuum, which may have much to go through
 _TRIES = 4
 # Serialization failure and deadlock: the transaction did nothing and may be run again as it is.
 _TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
@@ -183,15 +184,19 @@ class PostgresDatabase:
         """`pool_size`: connections at the same time, one of which may only listen."""
         self.url = url.set(drivername="postgresql+asyncpg")
         self._clock = clock
-        self._engine: AsyncEngine = create_async_engine(
+        self._engine = self._connecting(
+            COMMAND_TIMEOUT_S, pool_size=pool_size, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S
+        )
+        self._patient = self._connecting(LONG_COMMAND_TIMEOUT_S, poolclass=NullPool)
+        self.wakeups: Wakeups = Notifications(self._listening)
+
+    def _connecting(self, command_timeout_s: float, **pool: Any) -> AsyncEngine:
+        return create_async_engine(
             self.url,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=BUSY_TIMEOUT_S,
             hide_parameters=True,
             connect_args={
                 "timeout": 10,
-                "command_timeout": COMMAND_TIMEOUT_S,
+                "command_timeout": command_timeout_s,
                 "server_settings": {
                     "application_name": "tideover",
                     "jit": "off",
@@ -199,9 +204,8 @@ class PostgresDatabase:
                     "idle_in_transaction_session_timeout": "60000",
                 },
             },
+            **pool,
         )
-
-        self.wakeups: Wakeups = Notifications(self._listening)
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[Listening]:
@@ -227,13 +231,13 @@ class PostgresDatabase:
 
     async def upgrade(self, work: Callable[[Connection], None]) -> None:
         with _translated():
-            async with self._engine.begin() as conn:
+            async with self._patient.begin() as conn:
                 await conn.run_sync(work)
 
     async def vacuum(self, table: str) -> None:
         # Without truncation, which would lock the table.
         with _translated():
-            async with self._engine.connect() as conn:
+            async with self._patient.connect() as conn:
                 alone = await conn.execution_options(isolation_level="AUTOCOMMIT")
                 await alone.exec_driver_sql(f"vacuum (analyze, truncate off) {table}")
 
