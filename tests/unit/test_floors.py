@@ -16,27 +16,27 @@ def test_new_floor_looks_at_everything() -> None:
 def test_next_look_begins_where_the_last_one_found_its_first() -> None:
     floor = Floor()
     floor.begin(NOW_US)
-    floor.note([(1, 10), (3, 70)], NOW_US)
+    floor.note({1: 10, 3: 70}, NOW_US)
     begins = floor.begin(NOW_US + 1)
     assert (begins[1], begins[3]) == (10, 70)
-    floor.note([(3, 90)], NOW_US + 1)
+    floor.note({3: 90}, NOW_US + 1)
     assert (floor.begin(NOW_US + 2)[1], floor.begin(NOW_US + 2)[3]) == (10, 90)
 
 
 def test_priority_at_which_nothing_was_due_is_looked_at_from_then_on() -> None:
     floor = Floor()
     floor.begin(NOW_US)
-    floor.note([(3, 70)], NOW_US)
+    floor.note({3: 70}, NOW_US)
     assert {floor.begin(NOW_US + 1)[priority] for priority in PRIORITIES if priority != 3} == {NOW_US}
 
 
 def test_everything_is_looked_at_once_a_second_and_whenever_it_is_asked_for() -> None:
     floor = Floor()
     floor.begin(NOW_US)
-    floor.note([(3, 70)], NOW_US)
+    floor.note({3: 70}, NOW_US)
     assert floor.begin(NOW_US + EVERY_US - 1) != EVERYTHING
     assert floor.begin(NOW_US + EVERY_US) == EVERYTHING
-    floor.note([(3, 70)], NOW_US + EVERY_US)
+    floor.note({3: 70}, NOW_US + EVERY_US)
     assert floor.begin(NOW_US + EVERY_US + 1) != EVERYTHING
     assert floor.begin_below(NOW_US + EVERY_US + 2) == EVERYTHING
 

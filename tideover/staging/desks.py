@@ -77,6 +77,7 @@ class Head:
     due_us: int
     system: str
     avoid: str
+    priority: int
     run: int = 0  # how many of its records may be leased
     records: list[LeasedRecord] = field(default_factory=list)
 

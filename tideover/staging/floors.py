@@ -11,7 +11,7 @@ begins at the beginning, once a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tideover.model import PRIORITIES, SECOND_US
 
@@ -40,10 +40,10 @@ class Floor:
         self._due_us = {}
         return dict.fromkeys(PRIORITIES, 0)
 
-    def note(self, firsts: Sequence[tuple[int, int]], now_us: int) -> None:
+    def note(self, firsts: Mapping[int, int], now_us: int) -> None:
         """What was found: for each priority at which there was something, the first lane's `due_us`."""
         if not self._due_us:
             took_us = int((time.monotonic() - self._began) * SECOND_US)
             self._next_us = max(self._next_us, now_us + SHARE * took_us)
             self._due_us = dict.fromkeys(PRIORITIES, now_us)  # where nothing is due, there is nothing to go over
-        self._due_us = self._due_us | dict(firsts)
+        self._due_us = {**self._due_us, **firsts}

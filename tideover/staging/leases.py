@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from tideover.errors import CorruptPayload
 from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
@@ -143,17 +143,20 @@ def _most_urgent(tx: Transaction, wish: Claim, ready: Sequence[str], size: int, 
     """For a system that takes whatever comes: the lanes of all priorities in one statement, of which as much is run as
     it takes to find so many."""
     begins = floor.begin(tx.now_us)
-    rows = _most_urgent_from(tx, wish, ready, size, begins)
-    if len(rows) < size and any(begins.values()):
-        rows = _most_urgent_from(tx, wish, ready, size, floor.begin_below(tx.now_us))
-    rows.sort(key=lambda row: (row.priority, row.due_us, row.id))
-    floor.note([(row.priority, row.due_us) for row in reversed(rows)], tx.now_us)
-    return [Head(*row[:-1]) for row in rows]
+    heads = _most_urgent_from(tx, wish, ready, size, begins)
+    if len(heads) < size and any(begins.values()):
+        heads = _most_urgent_from(tx, wish, ready, size, floor.begin_below(tx.now_us))
+    heads.sort(key=attrgetter("priority", "due_us", "id"))
+    firsts: dict[int, int] = {}
+    for head in heads:
+        firsts.setdefault(head.priority, head.due_us)
+    floor.note(firsts, tx.now_us)
+    return heads
 
 
 def _most_urgent_from(
     tx: Transaction, wish: Claim, ready: Sequence[str], size: int, begins: Mapping[int, int]
-) -> list[Row[Any]]:
+) -> list[Head]:
     """`begins`: from which `due_us` on, by priority.
 
     Each lane's columns come from the select that locks it: PostgreSQL gives these as they are under the lock. Another
@@ -161,7 +164,7 @@ def _most_urgent_from(
     """
     free, bound = _free(ready)
     one_level = (
-        f"select {_HEAD}, priority from (select {_HEAD}, priority from lane "
+        f"select {_HEAD} from (select {_HEAD} from lane "
         "where route = :route and state = 1 and priority = {priority} and due_us >= :from{priority} "
         f"and due_us <= :now and lease_until_us <= :now and {free} order by due_us, id limit :n "
         f"{tx.dialect.skip_locked}) as p{{priority}}"
@@ -169,10 +172,10 @@ def _most_urgent_from(
     levels = " union all ".join(one_level.format(priority=priority) for priority in PRIORITIES)
     begin_at = {f"from{priority}": due_us for priority, due_us in begins.items()}
     found = tx.conn.execute(
-        text(f"select {_HEAD}, priority from ({levels}) as due limit :n"),
+        text(f"select {_HEAD} from ({levels}) as due limit :n"),
         {"route": wish.route, "now": tx.now_us, "n": size, **begin_at, **bound},
     )
-    return list(found.all())
+    return [Head(*row) for row in found]
 
 
 def _free(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -182,7 +185,7 @@ def _free(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
     return f"(in_doubt = 0 {pinned})", bound
 
 
-_HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, due_us, system, avoid"
+_HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_until_us, due_us, system, avoid, priority"
 
 
 def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int) -> list[Head]:
