@@ -335,6 +335,41 @@ async def test_cancelled_question_gives_its_case_back_at_once(scene: Scene) -> N
     assert await scene.work() == Reconciled(asked=1, voided=1)
 
 
+@pytest.mark.parametrize("step", ["claim_cases", "settle_case"])
+async def test_reconciler_that_is_stopped_at_any_step_before_the_void_gives_its_case_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    scene.a.has(*await scene.rerouted("k"))
+    method = getattr(scene.rt.store, step)
+    working = asyncio.create_task(asyncio.sleep(0))
+
+    async def stopped(*given: object) -> object:
+        working.cancel()
+        return await method(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.rt.store, step, stopped)
+        working = asyncio.create_task(scene.work())  # type: ignore[assignment,arg-type]
+        with pytest.raises(asyncio.CancelledError):
+            await working
+    assert scene.a.voids == []
+    assert await scene.work() == Reconciled(asked=1, voided=1)
+
+
+async def test_run_without_patience_ends_after_the_case_under_way(scene: Scene) -> None:
+    scene.a.has(*await scene.rerouted("a", "b", "c"))
+    scene.a.open.clear()
+    run = asyncio.create_task(Delivery(scene.rt, "shipping", patience_s=0).run())
+    async with asyncio.timeout(60):
+        while not scene.a.asked:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.0)  # the run is over, but for the case
+        assert not run.done()
+        scene.a.open.set()
+        await run
+    assert sorted((await scene.states()).values()) == ["open", "open", "voided"]
+
+
 async def test_run_that_has_nothing_else_to_do_ends_after_the_cases_that_are_due(scene: Scene) -> None:
     """However short its runs are: none begins a question that its own end cuts off."""
     scene.a.has(*await scene.rerouted("a", "b", "c"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.simulation.patches import Edit, Entry
 from tideover.hub.delivery import Delivery
+from tideover.hub.line import Line
 from tideover.hub.runs import Run, Sender
 from tideover.model import Order
 from tideover.policy import breaker, choice, resolve, retry, settlement
@@ -275,8 +276,8 @@ BUGS = (
         "Two runs of one route read the same page, and the later commit wins.",
         _edit(stage._move_cursor, ('"where route = :route and version = :version"', '"where route = :route"')),
         rules={"a cursor moved past what is not staged"},
-        within=80,
-        first=10,
+        within=250,
+        first=180,
     ),
     _bug(
         "claim without its limits",
@@ -353,5 +354,12 @@ BUGS = (
         rules={"moved while in doubt", "at two providers and nobody knows"},
         within=100,
         first=24,
+    ),
+    _bug(
+        "an answer that wakes whoever asked",
+        "Each look at a system that is down is news to whoever claims; who then asks for another look.",
+        _edit(Line._look, ("if is_news:", "if True:")),
+        rules={"a loop that waits for hardly anything"},
+        within=40,
     ),
 )

@@ -99,6 +99,10 @@ class Wire(Protocol):
 
     def now_us(self) -> int: ...
 
+    def transacts(self, who: Any) -> None:
+        """A unit of work has arrived, whatever becomes of it."""
+        ...
+
     def committed(self, who: Any, name: str, result: object) -> None:
         """A unit of work is committed. `name`: the store's method."""
         ...
@@ -142,6 +146,7 @@ class ProcessDatabase:
     def _arrive(self, work: Work[T], is_write: bool, answer: asyncio.Future[T]) -> None:
         if self._owner.is_dead or (is_write and self._owner.meets("before commit")):
             return
+        self._wire.transacts(self._owner)
         trouble = self._wire.trouble()
         if trouble is None or (is_write and trouble is not Trouble.AWAY):
             result, error = self._perform(work, is_write)

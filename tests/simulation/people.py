@@ -30,6 +30,7 @@ class People:
         self._world = world
         self._pushed = {route.name: route.is_pushed for route in world.scenario.routes}
         self._queues: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self._words: list[asyncio.Task[None]] = []
 
     def arrives(self, arrival: Arrival) -> None:
         """A business object changed."""
@@ -64,10 +65,10 @@ class People:
     def acts(self, act: Act) -> None:
         """A person gives a word, through whichever process is there."""
         alive = self._world.alive()
-        if alive:
+        if alive and not self._world.is_calm:
             self._world.tell(f"a person: {act.what} {act.system}".rstrip())
             process = self._world.luck.choice(alive)
-            process.spawn(self._do(process, act))
+            self._words.append(process.spawn(self._do(process, act)))
 
     async def _do(self, process: Process, act: Act) -> None:
         try:
@@ -107,8 +108,10 @@ class People:
             selection = Selection(records=(parked.record,))
             await (replay(rt, selection) if chosen == "replay" else release(rt, selection))
 
-    def undo_all(self) -> None:
-        """Nothing is forced or pinned any more."""
+    async def undo_all(self) -> None:
+        """Nothing is forced or pinned any more: by nobody's word either that a worker which stood still has yet to
+        carry out."""
+        await asyncio.gather(*self._words, return_exceptions=True)
         for plan in self._world.scenario.systems:
             self._world.loop.create_task(self._insist(Act(0, "auto", plan.name)))
         if self._world.scenario.grouped:

@@ -34,6 +34,7 @@ from tideover.model import SECOND_US
 from tideover.staging.store import Store
 
 START_US = 1_800_000_000 * SECOND_US
+RETRY_S = 1.0
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late
@@ -107,8 +108,12 @@ class Process:
     async def _read(self, route: str) -> None:
         while not self.stop.is_set():
             while self.world.is_unread(route):
-                with suppress(HubUnavailable, Overtaken):
+                try:
                     await stage(self.rt, await extract(self.rt, route, limit=1))
+                except Overtaken:
+                    continue
+                except HubUnavailable:
+                    await asyncio.sleep(RETRY_S)
             await self._rest(self.world.scenario.every_s)
 
     async def _keep_house(self) -> None:
@@ -187,6 +192,9 @@ class World:
                 return Trouble(outage.kind)
         return None
 
+    def transacts(self, who: Process) -> None:
+        self.watch.transacts(who)
+
     def committed(self, who: Process, name: str, result: object) -> None:
         self.transactions += 1
         self.watch.committed(who, name, result)
@@ -239,7 +247,7 @@ class World:
 
     def _kill_any(self, crash: Crash) -> None:
         process = self.processes[crash.process]
-        if not process.is_dead:
+        if not (process.is_dead or self.is_calm):
             self._kill(process, "any", crash.down_s)
 
     def _start(self, number: int, life: int) -> None:
@@ -250,7 +258,7 @@ class World:
 
     def _freeze(self, number: int, until_s: float) -> None:
         process = self.processes[number]
-        if not process.is_dead and not process.place.is_frozen:
+        if not (process.is_dead or process.place.is_frozen or self.is_calm):
             process.place.is_frozen = True
             self.watch.disturbed()
             self.tell(f"{process} stands still until {until_s:.1f} s")
@@ -327,7 +335,7 @@ class World:
             self._thaw(process)
         for number in range(self.scenario.processes):
             self._start(number, self.processes[number].life + 1 if number in self.processes else 1)
-        self.people.undo_all()
+        self.loop.create_task(self.people.undo_all())
 
     def _clear(self) -> None:
         """Close every coroutine, so that none is collected half run."""

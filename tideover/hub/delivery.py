@@ -84,6 +84,7 @@ class Delivery:
         self._quota_wait_s = 0.0
         self._used_up: Mapping[str, Gate] = {}
         self._drain_rest_until = 0.0
+        self._over_at = 0.0  # when the run had nothing more to deliver
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
     async def run(self) -> Progress:
@@ -166,10 +167,24 @@ class Delivery:
             else:
                 ending = await self._wait_for_work(until, poll_s)
                 poll_s = min(poll_s * 1.3, SLOW_POLL_S)
-            if ending is not None:
+            if ending is not None and await self._let_cases_end():
                 self.progress.ending = ending
                 return
         self.progress.ending = Ending.STOPPED
+
+    async def _let_cases_end(self) -> bool:
+        """A run that is over stays with the cases that are due for as long as it has patience, and then with the one
+        under way. True once there is none; else it has waited a little."""
+        busy = [line for line in self._lines.values() if line.is_reconciling]
+        if not busy:
+            return True
+        now = self._rt.monotonic()
+        self._over_at = self._over_at or now
+        if now - self._over_at >= self._patience_s:
+            for line in busy:
+                line.wind_up()
+        await self._something_stirred()
+        return False
 
     def _note_progress(self) -> None:
         for line in self._lines.values():
@@ -191,8 +206,7 @@ class Delivery:
         """Fill the hands, a route at a time in their turns. True when something came in, or is still on its way out."""
         got = False
         self._quota_wait_s = 0.0
-        for line in self._lines.values():
-            await line.offer.make()
+        await asyncio.gather(*(line.offer.make() for line in self._lines.values()))
         for name in self._turns.order():
             rooms = {system: line.room(name) for system, line in self._lines.items()}
             rooms = {system: room for system, room in rooms.items() if room}

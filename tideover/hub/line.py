@@ -30,7 +30,7 @@ from tideover.hub.runs import Held, Run, Sender
 from tideover.hub.runtime import Runtime
 from tideover.hub.settler import BATCH, Counts, Settler
 from tideover.hub.slots import Slots
-from tideover.model import SECOND_US, Lease, LookUp, Outcome
+from tideover.model import SECOND_US, Lease, LookUp, Outcome, Unknown, Unsent
 from tideover.policy.breaker import Reason, State
 from tideover.policy.depth import DEPTH, RunLength
 from tideover.policy.resolve import Step, next_step
@@ -125,6 +125,8 @@ class Line:
         self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
         self.offer = Offer(is_wanted=gate.is_due and self._prober.needs_record(gate))
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
+        self._reconciles = bool(terms.group) and any(it.on_unknown == "reroute" for it in terms.routes.values())
+        self._is_winding_up = False
 
     @property
     def is_open(self) -> bool:
@@ -133,9 +135,17 @@ class Line:
 
     @property
     def is_idle(self) -> bool:
-        """True when nothing is held, under way or unsettled, and no case is being reconciled."""
-        is_calling = self._slots.busy or self._asking or self._reconciler.is_working
-        return not (len(self._hand) or is_calling) and self._settler.is_idle
+        """True when nothing is held, under way or unsettled; a case may be."""
+        return not (len(self._hand) or self._slots.busy or self._asking) and self._settler.is_idle
+
+    @property
+    def is_reconciling(self) -> bool:
+        """True while cases of the reconciliation are worked on."""
+        return self._reconciler.is_working
+
+    def wind_up(self) -> None:
+        """Begin no more cases; the one under way is best let end."""
+        self._is_winding_up = True
 
     @property
     def busy(self) -> int:
@@ -208,7 +218,7 @@ class Line:
         if self._terms.group:
             if askable := [name for name, sender in self._senders.items() if sender.rule.can_ask]:
                 tasks.append(self._ask_forever(askable))
-            if any(route.on_unknown == "reroute" for route in self._terms.routes.values()):
+            if self._reconciles:
                 tasks.append(self._reconcile_forever())
         return tasks
 
@@ -300,31 +310,40 @@ class Line:
             await self._settler.something_settled()
         gate = await self._rt.store.gate(self.system)
         self._was_down |= gate.state is not State.CLOSED
+        self._want(gate)
         if gate.is_due and await self._can_probe(gate):
             gate = await self._prober.probe(self._probe_with_a_record, gate)
+            self._want(gate)
+        is_news = not self.has_looked or (gate.state, gate.is_paused) != (self.gate.state, self.gate.is_paused)
         self.gate, self._is_open, self.has_looked = gate, gate.lets_through, True
         if self._is_open:
             if self._was_down or self._rt.monotonic() - self._shut_at >= LONG_PAUSE_S:
                 self._slots.restart()
             self._shut.clear()
-            self.offer.is_wanted = False
         self.offer.answer()
-        self._terms.stirred.set()
+        if is_news:  # and not each time: whoever claims makes an offer, and would be woken by its answer to make one
+            self._terms.stirred.set()
+
+    def _want(self, gate: Gate) -> None:
+        self.offer.is_wanted = gate.is_due and self._prober.needs_record(gate)
 
     async def _can_probe(self, gate: Gate) -> bool:
         """Whether there is anything to probe with: to find out by trying costs three transactions."""
         if not self._prober.needs_record(gate):
             return True
-        self.offer.is_wanted = True
+        store = self._rt.store
         if not self.offer.is_worth_a_look(self._rt.monotonic()):
             return False
-        if gate.reason == Reason.CONTRACT:
-            return True  # what such a storm parked waits again as soon as somebody probes
-        outlook = await self._rt.store.outlook(list(self._terms.routes), [self.system])
-        return outlook.due_us is not None and outlook.due_us <= outlook.now_us
+        if gate.reason == Reason.CONTRACT and await store.has_storm(self.system):
+            return True  # what it parked waits again as soon as somebody probes
+        outlook = await store.outlook(list(self._terms.routes), [self.system])
+        if outlook.due_us is not None and outlook.due_us <= outlook.now_us:
+            return True
+        return self._reconciles and await store.has_case(self.system)
 
-    async def _probe_with_a_record(self) -> Gate | None:
-        """Send one real record through the half-open breaker; None when none waits that it may have."""
+    async def _probe_with_a_record(self, slot: int) -> Gate | None:
+        """Send one real record through the half-open breaker; None when none waits that it may have. Then ask about
+        what may be there and went elsewhere: nobody else would, however long no record comes."""
         for name in self._terms.routes:
             claimed_at = self._rt.monotonic()
             leases = await self._known(self._rt.store.claim_probe(self._wish(name, depth=1), self.system))
@@ -335,7 +354,17 @@ class Line:
                 while not self._settler.is_idle:
                     await self._settler.something_settled()
                 return await self._rt.store.gate(self.system)
+        if self._reconciles and (gate := await self._probe_with_a_case(slot)):
+            return gate
         self.offer.was_unfit(self._rt.monotonic())
+        return None
+
+    async def _probe_with_a_case(self, slot: int) -> Gate | None:
+        """That a look-up fails says that it is still down; that it is answered does not say that it books."""
+        self.offer.answer()
+        await self._reconciler.work(limit=1)
+        if isinstance(self._reconciler.trouble, Unsent | Unknown):
+            return await self._prober.count(slot, self._reconciler.trouble)
         return None
 
     def _wish(self, route: str, depth: int = DEPTH) -> Claim:
@@ -396,6 +425,6 @@ class Line:
         while True:
             if self._is_open:
                 with suppress(HubUnavailable):
-                    if (await self._reconciler.work()).asked:
+                    if (await self._reconciler.work(is_wanted=lambda: not self._is_winding_up)).asked:
                         self._terms.stirred.set()  # a run that is over waits for it
             await self._rt.sleep(RECONCILE_EVERY_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-ANSWER_S = 1.0  # how long whoever claims waits for the answer: its claim takes milliseconds, a stuck one delays nobody
+ANSWER_S = 1.0  # the longest that whoever claims waits for the answer, which takes milliseconds
 _FIRST_S, _MOST_S = 0.25, 2.0
 
 

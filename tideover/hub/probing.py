@@ -26,9 +26,9 @@ class Prober:
         """Whether only a record can tell: there is no probe, or it is well but for what it is sent."""
         return not self._connector.has_probe or gate.reason == Reason.CONTRACT
 
-    async def probe(self, with_record: Callable[[], Awaitable[Gate | None]], gate: Gate) -> Gate:
+    async def probe(self, with_record: Callable[[int], Awaitable[Gate | None]], gate: Gate) -> Gate:
         """Probe until the breaker closes or a probe fails; a gate that is not due, or that somebody else probes, is
-        returned as it is. `with_record` sends one real record, where only that can tell."""
+        returned as it is. `with_record` sends one real record in the prober's slot, where only that can tell."""
         store = self._rt.store
         has_delivered = False
         while gate.state is not State.CLOSED and not gate.is_paused:
@@ -41,11 +41,11 @@ class Prober:
                 else:
                     if gate.reason == Reason.CONTRACT:
                         await store.restore_storm(self._system)
-                    found = await with_record()
+                    found = await with_record(slot)
                     if found is None and not has_delivered:
                         return await store.gate(self._system)
                     # Where the last record that waited went through, there is no second one to ask with.
-                    gate = found or await self._count(slot, Accepted())
+                    gate = found or await self.count(slot, Accepted())
                     has_delivered = True
             finally:
                 await store.release_probe(self._system, slot)
@@ -60,9 +60,10 @@ class Prober:
     async def _by_call(self, slot: int) -> Gate:
         outcome = await self._connector.probe()
         await self._rt.store.spend(self._system, self._rt.limit_rule(self._system), 1)
-        return await self._count(slot, outcome)
+        return await self.count(slot, outcome)
 
-    async def _count(self, slot: int, outcome: Outcome) -> Gate:
+    async def count(self, slot: int, outcome: Outcome) -> Gate:
+        """Let what a probe met count, if the slot is still this prober's."""
         result = Result("", 0, outcome, is_probe=True)
         return await self._rt.store.end_probe(self._system, slot, result, self._rule)
 
@@ -93,5 +94,5 @@ async def probe_system(rt: Runtime, system: str) -> tuple[Outcome, Gate]:
     return outcome, gate
 
 
-async def _no_record() -> Gate | None:
+async def _no_record(_: int) -> Gate | None:
     return None

@@ -7,6 +7,7 @@ dies holds up one case only. Whatever a step needs of the one before is in the d
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -71,33 +72,38 @@ class Reconciler:
         self._troubles = 0  # in a row
         self._calls = 0  # made, and not counted yet
         self._not_before = 0.0
-        self.is_working = False  # on a case, which is best let end
+        self.is_working = False  # `work` has not returned
 
-    async def work(self, limit: int = CASES) -> Reconciled:
-        """Ask about up to `limit` cases that are due, the longest due first. Stops at the first call which says that
-        the system is not well, lets that count for its breaker, and does nothing for a while, as long as it asked for
-        or longer with each time in a row.
+    @property
+    def trouble(self) -> Outcome | None:
+        """What stopped the last `work`; None where nothing did."""
+        return self._trouble[1] if self._trouble else None
 
-        Does not look at the breaker: the caller does. May be cancelled: a case that was asked about is given back, and
-        one that was to be undone is asked about again when its lease is over. Raises `HubUnavailable`.
+    async def work(self, limit: int = CASES, is_wanted: Callable[[], bool] = lambda: True) -> Reconciled:
+        """Ask about up to `limit` cases that are due, the longest due first, each only if `is_wanted` says so then.
+        Stops at the first call which says that the system is not well, lets that count for its breaker, and does
+        nothing for a while, as long as it asked for or longer with each time in a row.
+
+        Does not look at the breaker: the caller does. May be cancelled: its case is given back, but for one that was
+        being undone, which is asked about again when its lease is over. Raises `HubUnavailable`.
         """
+        self._trouble = None
         if self._rt.monotonic() < self._not_before:
             return Reconciled(is_well=False)
         self.is_working = True
         try:
-            return await self._work(limit)
+            return await self._work(limit, is_wanted)
         finally:
             self.is_working = False
 
-    async def _work(self, limit: int) -> Reconciled:
+    async def _work(self, limit: int, is_wanted: Callable[[], bool]) -> Reconciled:
         total = Reconciled()
-        self._trouble = None
         for _ in range(limit):
             claimed_at = self._rt.monotonic()
-            cases = await self._rt.store.claim_cases(self._system, int(self._lease_s * SECOND_US))
-            if not cases:
+            case = await self._claim() if is_wanted() else None
+            if case is None:
                 break
-            total = total.plus(await self._work_off(cases[0], claimed_at + self._lease_s))
+            total = total.plus(await self._work_off(case, claimed_at + self._lease_s))
             if self._trouble is not None:
                 break
         calls, self._calls = self._calls, 0
@@ -106,33 +112,43 @@ class Reconciler:
             await self._tell()
         return replace(total, is_well=self._trouble is None)
 
+    async def _claim(self) -> Case | None:
+        """The next case. Of a claim that is cancelled nobody else would know which one it took."""
+        claiming = asyncio.ensure_future(self._rt.store.claim_cases(self._system, int(self._lease_s * SECOND_US)))
+        try:
+            cases = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(HubUnavailable):
+                for case in await claiming:
+                    await self._rt.store.give_back_case(case)
+            raise
+        return cases[0] if cases else None
+
     async def _work_off(self, case: Case, deadline: float) -> Reconciled:
         means, operation = _means(self._rt, case, self._connector)
-        if not means.can_ask:
-            return _counted(await self._rt.store.settle_case(case, Asked(None, means)), asked=0)
-        if not self._is_in_time(deadline):
-            await self._rt.store.give_back_case(case)
-            return Reconciled(later=1)
         record = Outgoing(case.record, case.key, b"")
-        began = self._rt.monotonic()
-        self._calls += 1
-        answer = await self._look_up(case, operation, record)
-        ended = self._rt.monotonic()
-        asked = Asked(answer, means, int((ended - began) * SECOND_US), int((ended - began) * SECOND_US))
-        verdict = await self._rt.store.settle_case(case, asked)
-        if isinstance(verdict, VoidIt):
-            verdict = await self._void(case, operation, record, verdict.reference, deadline)
-        return _counted(verdict)
-
-    async def _look_up(self, case: Case, operation: str, record: Outgoing) -> LookUp:
         try:
-            answer = await self._connector.look_up(operation, record)
+            if not means.can_ask:
+                return _counted(await self._rt.store.settle_case(case, Asked(None, means)), asked=0)
+            if not self._is_in_time(deadline):
+                await self._rt.store.give_back_case(case)
+                return Reconciled(later=1)
+            verdict = await self._ask(case, means, operation, record)
         except asyncio.CancelledError:
             with suppress(HubUnavailable):
                 await asyncio.shield(self._rt.store.give_back_case(case))
             raise
+        if isinstance(verdict, VoidIt):
+            verdict = await self._void(case, operation, record, verdict.reference, deadline)
+        return _counted(verdict)
+
+    async def _ask(self, case: Case, means: Means, operation: str, record: Outgoing) -> Verdict | None:
+        began = self._rt.monotonic()
+        self._calls += 1
+        answer = await self._connector.look_up(operation, record)
         self._note_trouble(case, answer)
-        return answer
+        took_us = int((self._rt.monotonic() - began) * SECOND_US)
+        return await self._rt.store.settle_case(case, Asked(answer, means, took_us, took_us))
 
     async def _void(
         self, case: Case, operation: str, record: Outgoing, reference: str | None, deadline: float

@@ -97,14 +97,22 @@ class _Standing:
     parked: Row[Any] | None
 
 
+_DUE = (
+    "from reconciliation where closed_us = 0 and state in ('open', 'voiding') and system = :system "
+    "and due_us <= :now and lease_until_us <= :now"
+)
+
+
+def is_due(tx: Transaction, system: str) -> bool:
+    """Whether a system has a case that can be asked about now."""
+    found = tx.conn.execute(text(f"select 1 {_DUE} limit 1"), {"system": system, "now": tx.now_us})
+    return found.scalar() is not None
+
+
 def claim(tx: Transaction, system: str, lease_us: int, limit: int) -> list[Case]:
     """Leases on the cases of a system that have been due the longest."""
     rows = tx.conn.execute(
-        text(
-            f"select {_COLUMNS} from reconciliation where closed_us = 0 and state in ('open', 'voiding') "
-            "and system = :system and due_us <= :now and lease_until_us <= :now order by due_us, id limit :n "
-            f"{tx.dialect.skip_locked}"
-        ),
+        text(f"select {_COLUMNS} {_DUE} order by due_us, id limit :n {tx.dialect.skip_locked}"),
         {"system": system, "now": tx.now_us, "n": limit},
     ).all()
     leased = [(row.id, row.token + 1, tx.now_us + lease_us) for row in rows]

@@ -234,8 +234,8 @@ def payload_of(tx: Transaction, row_id: int, sealer: Sealer) -> bytes:
     return sealer.unseal(f"{row.route}|{row.record}", row.payload)
 
 
-def restore_storm(tx: Transaction, system: str, sealer: Sealer) -> int:
-    """Put back what a storm of identical rejections parked before it was seen to be one."""
+def storm(tx: Transaction, system: str) -> Sequence[int]:
+    """What a storm of identical rejections parked before it was seen to be one."""
     breaker = systems.load(tx, system).breaker
     route, _, code = breaker.rejected_code.partition("|")
     rows = tx.conn.execute(
@@ -244,8 +244,13 @@ def restore_storm(tx: Transaction, system: str, sealer: Sealer) -> int:
             "and parked_us >= :since"
         ),
         {"route": route, "system": system, "code": code, "since": breaker.streak_us},
-    ).all()
-    return replay(tx, [row.id for row in rows], sealer, closing="restored")
+    )
+    return list(rows.scalars())
+
+
+def restore_storm(tx: Transaction, system: str, sealer: Sealer) -> int:
+    """Put it back."""
+    return replay(tx, storm(tx, system), sealer, closing="restored")
 
 
 def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:

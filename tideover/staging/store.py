@@ -281,10 +281,18 @@ class Store:
         """Replace a parked record by a new one; `order`: its route's."""
         return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer, order))
 
+    async def has_storm(self, system: str) -> bool:
+        """Whether `restore_storm` would put anything back."""
+        return await self.database.read(lambda tx: bool(parking.storm(tx, system)))
+
     async def restore_storm(self, system: str) -> int:
         return await self.database.write(lambda tx: parking.restore_storm(tx, system, self._sealer))
 
     # --- reconciliation -------------------------------------------------------------------------------------
+
+    async def has_case(self, system: str) -> bool:
+        """Whether a case can be asked about at a system now."""
+        return await self.database.read(lambda tx: asking.is_due(tx, system))
 
     async def claim_cases(self, system: str, lease_us: int, limit: int = 1) -> list[asking.Case]:
         """Leases on the cases that can be asked about at a system now."""

@@ -48,8 +48,8 @@ class Gate:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for somebody to try whether the system is back."""
-        return self.state is not State.CLOSED and not self.is_paused and self.wait_s <= 0
+        """Whether it is time for somebody to try whether the system is back. An operator's word is not tried."""
+        return self.state is not State.CLOSED and not (self.is_forced or self.is_paused) and self.wait_s <= 0
 
 
 @dataclass(frozen=True, slots=True)
