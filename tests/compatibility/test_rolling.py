@@ -141,7 +141,9 @@ async def test_f59_migrate_of_an_older_release_changes_nothing_on_a_schema_that_
     assert await sql(database_url, "select version_num from tideover_schema") == [(CONTRACTED,)]
 
 
-async def test_f59_migrate_while_a_backup_holds_a_table_gives_up_and_holds_up_nobody(postgres: Postgres) -> None:
+async def test_f59_migrate_while_a_backup_holds_a_table_gives_up_and_what_waited_for_it_goes_on(
+    postgres: Postgres,
+) -> None:
     url = postgres.new_database()
     store = Store(open_database(url))
     await store.migrate()
@@ -161,7 +163,7 @@ async def test_f59_migrate_while_a_backup_holds_a_table_gives_up_and_holds_up_no
     await store.close()
 
 
-async def test_f59_state_with_fields_that_a_newer_release_added_is_read_without_them(
+async def test_f59_fields_that_a_newer_release_added_to_a_state_are_not_read_and_stay_as_they_are(
     database: Database, database_url: str
 ) -> None:
     store, rule = Store(database), GroupRule(("carrier-a", "carrier-b"))
@@ -177,6 +179,16 @@ async def test_f59_state_with_fields_that_a_newer_release_added_is_read_without_
     assert (await store.gate("carrier-a"), await store.group("shipping", rule)) == before
     await store.force("carrier-a", "closed", "it is over")
     assert (await store.gate("carrier-a")).lets_through
+    await store.hurry("shipping", rule, "carrier-a")
+    [(breaker,)] = await sql(database_url, "select breaker from system")
+    assert json.loads(str(breaker))["added_later"] == [1]
+    [(state,)] = await sql(database_url, "select state from failover_group")
+    assert json.loads(str(state))["pin"]["added_later"] == [1]
+    assert json.loads(str(state))["trusts"]["carrier-a"]["added_later"] is None
+    await store.unpin("shipping", rule, why="it is over", author="ann")
+    [(state,)] = await sql(database_url, "select state from failover_group")
+    assert json.loads(str(state))["pin"] is None
+    assert json.loads(str(state))["trusts"]["carrier-a"]["added_later"] is None
 
 
 def test_each_revision_says_whether_it_expands_or_contracts() -> None:

@@ -281,6 +281,7 @@ async def _look(store: Store) -> None:
 
 async def _use_cases(guide: Guide) -> None:
     store = guide.store
+    await store.has_case(A)
     [case] = await store.claim_cases(A, 60 * SECOND_US)
     await store.settle_case(case, Asked(Missing(), MEANS))
     guide.clock.move(10)
@@ -309,6 +310,7 @@ async def _use_systems(guide: Guide) -> None:
         await guide.stage("stock", f"storm-{guide.clock.now_us}")
         await guide.settle(await guide.claim("stock"), Rejected("400", "unknown field"))
         guide.clock.move(1)
+    await store.has_storm("warehouse")
     await store.restore_storm("warehouse")
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -138,15 +139,59 @@ async def test_migrate_at_the_same_time_makes_one_schema(database_url: str) -> N
     assert await sql(database_url, "select count(*) from tideover_schema") == [(1,)]
 
 
-async def test_migration_may_take_longer_than_a_statement_of_a_worker(
+async def test_migrate_of_a_schema_that_is_there_writes_nothing(
+    store: Store, database_url: str, tmp_path: Path
+) -> None:
+    """A SQLite file is migrated each time that it is opened, also to look at it while the disk is full."""
+    await store.migrate()
+    if not database_url.startswith("sqlite"):
+        before = await sql(database_url, "select xmin, revision from served_revision")
+        await store.migrate()
+        assert await sql(database_url, "select xmin, revision from served_revision") == before
+        return
+    before_bytes = log_size(database_url)
+    await store.migrate()
+    assert log_size(database_url) == before_bytes > 0
+
+
+def log_size(url: str) -> int:
+    """Of a SQLite file's write-ahead log, in bytes."""
+    return Path(f"{url.removeprefix('sqlite:///')}-wal").stat().st_size
+
+
+async def test_migration_whose_statement_takes_too_long_changes_nothing(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers wait for what it has locked."""
+    monkeypatch.setattr(migrate, "STATEMENT_TIMEOUT_S", 1)
+    database = open_database(postgres.new_database())
+
+    def slow(conn: Connection) -> None:
+        migrate.upgrade(conn)
+        conn.execute(text("select pg_sleep(60)"))
+
+    with pytest.raises(HubUnavailable, match="statement timeout"):
+        await database.upgrade(slow)
+    assert await tables(database) == set()
+    await database.close()
+
+
+async def test_vacuum_may_take_longer_than_a_statement_of_a_worker(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tideover.staging.database.COMMAND_TIMEOUT_S", 1.0)
-    database = open_database(postgres.new_database())
-    slow = text("select pg_sleep(2)")
-    with pytest.raises(HubUnavailable):
-        await database.write(lambda tx: tx.conn.execute(slow))
-    await database.upgrade(lambda conn: conn.execute(slow) and None)
+    url = postgres.new_database()
+    database = open_database(url)
+    await database.upgrade(migrate.upgrade)
+    other = await asyncpg.connect(url)
+    async with other.transaction():
+        await other.execute("lock table lane in share update exclusive mode")
+        vacuuming = asyncio.create_task(database.vacuum("lane"))
+        with pytest.raises(HubUnavailable):
+            await database.write(lambda tx: tx.conn.execute(text("select pg_sleep(2)")))
+        assert not vacuuming.done()
+    await vacuuming
+    await other.close()
     await database.close()
 
 

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
-LONG_COMMAND_TIMEOUT_S = 6 * 3600.0  # of a migration and a vacuum, which may have much to go through
+VACUUM_TIMEOUT_S = 6 * 3600.0  # which has much to go through, and holds nobody up
 _TRIES = 4
 # Serialization failure and deadlock: the transaction did nothing and may be run again as it is.
 _TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
@@ -187,7 +187,7 @@ class PostgresDatabase:
         self._engine = self._connecting(
             COMMAND_TIMEOUT_S, pool_size=pool_size, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S
         )
-        self._patient = self._connecting(LONG_COMMAND_TIMEOUT_S, poolclass=NullPool)
+        self._patient = self._connecting(VACUUM_TIMEOUT_S, poolclass=NullPool)
         self.wakeups: Wakeups = Notifications(self._listening)
 
     def _connecting(self, command_timeout_s: float, **pool: Any) -> AsyncEngine:
@@ -231,7 +231,7 @@ class PostgresDatabase:
 
     async def upgrade(self, work: Callable[[Connection], None]) -> None:
         with _translated():
-            async with self._patient.begin() as conn:
+            async with self._engine.begin() as conn:
                 await conn.run_sync(work)
 
     async def vacuum(self, table: str) -> None:

@@ -56,7 +56,7 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> GroupState:
     if for_update:
         tx.conn.execute(
             text("insert into failover_group (name, state) values (:name, :state) on conflict (name) do nothing"),
-            {"name": name, "state": _encode(GroupState())},
+            {"name": name, "state": _FRESH},
         )
     stored = tx.conn.execute(text(f"select state from failover_group where name = :name {lock}"), {"name": name})
     found = stored.scalar()
@@ -65,9 +65,10 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> GroupState:
 
 def save(tx: Transaction, name: str, state: GroupState, turns: Sequence[Turn]) -> None:
     """Write a group that was loaded `for_update`, and what happened to it."""
+    stored = tx.conn.execute(text("select state from failover_group where name = :name"), {"name": name}).scalar_one()
     tx.conn.execute(
         text("update failover_group set version = version + 1, state = :state where name = :name"),
-        {"name": name, "state": _encode(state)},
+        {"name": name, "state": _encode(state, stored)},
     )
     for turn in turns:
         _record(tx, name, turn)
@@ -183,8 +184,16 @@ def _record(tx: Transaction, name: str, turn: Turn) -> None:
     announce(tx, HubEvent(f"tideover.group.{turn.kind.value}", name, detail))
 
 
-def _encode(state: GroupState) -> str:
-    return orjson.dumps(state).decode()
+_FRESH = orjson.dumps(GroupState()).decode()
+
+
+def _encode(state: GroupState, stored: str) -> str:
+    """With what a newer release may have written beside the fields of this one, of providers and a pin that stay."""
+    old, new = orjson.loads(stored), orjson.loads(orjson.dumps(state))
+    new["trusts"] = {name: {**old["trusts"].get(name, {}), **trust} for name, trust in new["trusts"].items()}
+    if state.pin == _decode(stored).pin:
+        new["pin"] = old["pin"]
+    return orjson.dumps({**old, **new}).decode()
 
 
 def _decode(stored: str) -> GroupState:

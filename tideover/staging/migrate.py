@@ -27,6 +27,8 @@ HEAD = "0001"
 VERSION_TABLE = "tideover_schema"
 Kind = Literal["expand", "contract"]
 LOCK_TIMEOUT_S = 5
+# What a migration has a lock on, workers wait for: so none of its statements lasts as long as their leases' margin.
+STATEMENT_TIMEOUT_S = 20
 _LOCK = 7_405_231_904  # any number, the same in every release
 
 
@@ -67,12 +69,14 @@ def upgrade(conn: Connection, to: str | None = None, later: Sequence[Path] = ())
     after it, to rehearse the next release's.
 
     Changes nothing when a newer release has been here, and raises `SchemaMismatch` unless its schema still serves this
-    one's workers. On PostgreSQL it fails where somebody holds a table for longer than `LOCK_TIMEOUT_S`.
+    one's workers. On PostgreSQL it fails where somebody holds a table for longer than `LOCK_TIMEOUT_S`, or a statement
+    takes longer than `STATEMENT_TIMEOUT_S`.
     """
     if conn.dialect.name == "postgresql":
         conn.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         # Whoever needs a table queues behind a migration that waits for it, say for a backup: so it waits briefly.
         conn.execute(text(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+        conn.execute(text(f"set local statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
     scripts, aim = _scripts(later), to or HEAD
     found = revision(conn)
     if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
@@ -111,6 +115,8 @@ def serves(scripts: ScriptDirectory, of: str) -> frozenset[str]:
 
 
 def _serve(conn: Connection, revisions: frozenset[str]) -> None:
+    if frozenset(conn.execute(text("select revision from served_revision")).scalars()) == revisions:
+        return  # a file is opened often, also when its disk is full
     conn.execute(text("delete from served_revision"))
     conn.execute(
         text("insert into served_revision (revision) values (:revision)"), [{"revision": r} for r in sorted(revisions)]

@@ -55,7 +55,7 @@ class Gate:
 @dataclass(frozen=True, slots=True)
 class SystemRow:
     """A system's row. `throttles`: pauses in a row for which it named no time. `draining_us`: when it was restored from
-    an outage whose backlog is not delivered yet; 0 without one."""
+    an outage whose backlog is not delivered yet; 0 without one. `stored`: the breaker's JSON text as it was read."""
 
     name: str
     version: int
@@ -65,6 +65,7 @@ class SystemRow:
     prober_until_us: int
     throttles: int = 0
     draining_us: int = 0
+    stored: str = _FRESH
 
     def gate(self, now_us: int) -> Gate:
         """What this row means for a caller at `now_us`."""
@@ -94,7 +95,7 @@ def load(tx: Transaction, name: str, *, for_update: bool = False) -> SystemRow:
     ).one_or_none()
     if row is None:
         return SystemRow(name, 0, Breaker(), 0, 0, 0)
-    return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4], row[5], int(row[6] or 0))
+    return SystemRow(name, row[0], _decode(row[1]), row[2], row[3], row[4], row[5], int(row[6] or 0), row[1])
 
 
 def load_all(tx: Transaction, names: Collection[str], *, for_update: bool = False) -> dict[str, SystemRow]:
@@ -143,7 +144,7 @@ def _write(tx: Transaction, row: SystemRow) -> SystemRow:
             "where name = :name and version = :version"
         ),
         {
-            "breaker": orjson.dumps(row.breaker).decode(),
+            "breaker": _encode(row.breaker, row.stored),
             "state": row.breaker.state.value,
             "retry": row.breaker.retry_us,
             "paused": row.paused_until_us,
@@ -166,6 +167,11 @@ def ensure(tx: Transaction, name: str) -> None:
         ),
         {"name": name, "breaker": _FRESH},
     )
+
+
+def _encode(breaker: Breaker, stored: str) -> str:
+    """With what a newer release may have written beside the fields of this one."""
+    return orjson.dumps({**orjson.loads(stored), **orjson.loads(orjson.dumps(breaker))}).decode()
 
 
 def _decode(stored: str) -> Breaker:
