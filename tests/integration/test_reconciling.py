@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -38,6 +38,7 @@ from tideover.model import (
     Unsent,
     lane_id,
 )
+from tideover.policy.breaker import Result
 from tideover.policy.breaker import State as BreakerState
 from tideover.staging import reconciliation
 from tideover.staging.database import Transaction
@@ -354,6 +355,45 @@ async def test_reconciler_that_is_stopped_at_any_step_before_the_void_gives_its_
             await working
     assert scene.a.voids == []
     assert await scene.work() == Reconciled(asked=1, voided=1)
+
+
+async def lingering(scene: Scene, is_over: Callable[[], Awaitable[bool]]) -> None:
+    """A delivery until something is so."""
+    stop = asyncio.Event()
+    run = asyncio.create_task(Delivery(scene.rt, "shipping", linger_s=600, stop=stop).run())
+    async with asyncio.timeout(60):
+        while not await is_over():
+            await asyncio.sleep(0.02)
+    stop.set()
+    await run
+
+
+async def test_case_of_a_system_that_only_a_record_can_tell_of_is_asked_about_although_no_record_comes(
+    scene: Scene,
+) -> None:
+    scene.a.has(*await scene.rerouted("k"))
+    await scene.rt.store.tell(A, Result("orders", 1, Unknown(HUNG)), scene.rt.breaker_rule(A, has_probe=False))
+    scene.clocks.move(11)
+
+    async def is_voided() -> bool:
+        return await scene.states() == {"k": "voided"}
+
+    await lingering(scene, is_voided)
+    assert len(scene.a.voids) == 1
+    assert (await scene.rt.store.gate(A)).state is not BreakerState.CLOSED, "that it answers does not say that it books"
+
+
+async def test_case_whose_question_fails_leaves_the_system_alone_for_longer(scene: Scene) -> None:
+    await scene.rerouted("k")
+    scene.a.says = lambda _: Unknown(HUNG)
+    await scene.rt.store.tell(A, Result("orders", 1, Unknown(HUNG)), scene.rt.breaker_rule(A, has_probe=False))
+    scene.clocks.move(6)
+
+    async def is_left_alone() -> bool:
+        return bool(scene.a.asked) and (await scene.rt.store.gate(A)).wait_s > 5
+
+    await lingering(scene, is_left_alone)
+    assert len(scene.a.asked) == 1
 
 
 async def test_run_without_patience_ends_after_the_case_under_way(scene: Scene) -> None:

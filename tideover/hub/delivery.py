@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 from tideover.config.models import Route
 from tideover.errors import AccessError, HubUnavailable
-from tideover.hub.line import Line, Terms
+from tideover.hub.line import Line
 from tideover.hub.progress import Ending, Episodes, Progress
 from tideover.hub.routing import group_rule, group_wish, shapes
 from tideover.hub.runtime import Runtime
 from tideover.hub.sharing import Sharing
+from tideover.hub.terms import Terms
 from tideover.hub.turns import Turns
 from tideover.model import CREDENTIALS, SECOND_US, Unsent
 from tideover.policy.breaker import Result, State

@@ -12,29 +12,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from tideover.config.models import Route
 from tideover.connectors.port import Connector
 from tideover.errors import HubUnavailable
+from tideover.hub.claims import Claims
 from tideover.hub.hand import Hand, priority_of
 from tideover.hub.offer import Offer
 from tideover.hub.pace import Pace
 from tideover.hub.probing import Prober
 from tideover.hub.reconciling import Reconciler
-from tideover.hub.routing import Shape, group_wish
+from tideover.hub.routing import Shape
 from tideover.hub.runs import Held, Run, Sender
-from tideover.hub.runtime import Runtime
-from tideover.hub.settler import BATCH, Counts, Settler
+from tideover.hub.settler import BATCH, Settler
 from tideover.hub.slots import Slots
-from tideover.model import SECOND_US, Lease, LookUp, Outcome, Unknown, Unsent
+from tideover.hub.terms import Terms
+from tideover.model import Lease, LookUp, Outcome, Unknown, Unsent
 from tideover.policy.breaker import Reason, State
 from tideover.policy.depth import DEPTH, RunLength
 from tideover.policy.resolve import Step, next_step
-from tideover.staging.desks import Claim
 from tideover.staging.systems import Gate
 
 HAND_LANES = 1_000
@@ -45,21 +43,6 @@ ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
 LONG_PAUSE_S = 5.0  # from here on a system that comes back from a pause gets few calls first, as after an outage
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What all lines of a delivery have in common. `stirred` is set whenever something changed that is worth a look;
-    `may_resend` is False of a provider that has yet to prove itself."""
-
-    rt: Runtime
-    routes: Mapping[str, Route]
-    group: str  # the failover group; empty where the target is a single system
-    lease_margin_s: float
-    is_stopped: Callable[[], bool]
-    counts: Counts
-    stirred: asyncio.Event
-    may_resend: Callable[[str], bool]
 
 
 class Line:
@@ -94,7 +77,7 @@ class Line:
         self._shut = asyncio.Event()
         if not self._is_open:
             self._shut.set()
-        self._claiming: set[asyncio.Future[Any]] = set()
+        self._claims = Claims(rt, system, terms.routes, self.lease_s)
         self._senders = {
             name: Sender(
                 connector,
@@ -225,9 +208,7 @@ class Line:
     async def give_everything_back(self) -> None:
         """What is held and not begun, once the senders are stopped; and settle it."""
         self._give_back(self._hand.empty())
-        for leases in await asyncio.gather(*self._claiming, return_exceptions=True):
-            if not isinstance(leases, BaseException):
-                self._give_back([self._hold(lease, self._rt.monotonic()) for lease in leases])
+        self._give_back([self._hold(lease, self._rt.monotonic()) for lease in await self._claims.unknown()])
         await self._settler.flush()
 
     # --- sending --------------------------------------------------------------------------------------------
@@ -346,7 +327,7 @@ class Line:
         what may be there and went elsewhere: nobody else would, however long no record comes."""
         for name in self._terms.routes:
             claimed_at = self._rt.monotonic()
-            leases = await self._known(self._rt.store.claim_probe(self._wish(name, depth=1), self.system))
+            leases = await self._claims.for_probe(name)
             for lease in leases:
                 held = self._hold(lease, claimed_at, is_probe=True)
                 self.offer.was_taken()
@@ -362,30 +343,12 @@ class Line:
     async def _probe_with_a_case(self, slot: int) -> Gate | None:
         """That a look-up fails says that it is still down; that it is answered does not say that it books."""
         self.offer.answer()
+        if self._reconciler.is_working:  # since before the gate was shut
+            return None
         await self._reconciler.work(limit=1)
         if isinstance(self._reconciler.trouble, Unsent | Unknown):
             return await self._prober.count(slot, self._reconciler.trouble)
         return None
-
-    def _wish(self, route: str, depth: int = DEPTH) -> Claim:
-        return Claim(
-            route=route,
-            rooms={self.system: 1},
-            order=self._terms.routes[route].order,
-            depth=depth,
-            lease_us=int(self.lease_s * SECOND_US),
-            group=group_wish(self._rt.config, route),
-        )
-
-    async def _known(self, claim: Coroutine[Any, Any, Sequence[Lease]]) -> Sequence[Lease]:
-        """A claim's answer. Shielded, and kept until its caller has it: of one that is cancelled before that, nobody
-        would know which lanes it took."""
-        claiming = asyncio.ensure_future(claim)
-        self._claiming.add(claiming)
-        with suppress(HubUnavailable):
-            await asyncio.shield(claiming)
-        self._claiming.discard(claiming)
-        return claiming.result()
 
     async def _ask_forever(self, routes: Sequence[str]) -> None:
         """A system that may get nothing can often still be asked. What it says frees a record for another provider, or
@@ -404,10 +367,9 @@ class Line:
 
     async def _ask(self, route: str) -> bool:
         """Ask about all that can be asked about now, one at a time. False as soon as it gave no answer."""
-        wish = self._wish(route)
         while not (self._is_open or self._terms.is_stopped()):
             claimed_at = self._rt.monotonic()
-            leases = await self._known(self._rt.store.claim_doubted(wish, self.system, ASK_LANES))
+            leases = await self._claims.in_doubt(route, ASK_LANES)
             held = [self._hold(lease, claimed_at) for lease in leases]
             self._asking += 1
             try:
