@@ -276,8 +276,8 @@ BUGS = (
         "Two runs of one route read the same page, and the later commit wins.",
         _edit(stage._move_cursor, ('"where route = :route and version = :version"', '"where route = :route"')),
         rules={"a cursor moved past what is not staged"},
-        within=250,
-        first=180,
+        within=80,
+        first=10,
     ),
     _bug(
         "claim without its limits",

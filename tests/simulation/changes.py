@@ -16,6 +16,7 @@ from tideover.policy.breaker import Reason
 from tideover.policy.resolve import HORIZON_SHARE
 from tideover.staging import reports
 from tideover.staging.settle import Settled
+from tideover.staging.store import Claimed
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process
@@ -45,9 +46,7 @@ class Changes:
         seen = self._seen
         if name == "take_probe" and result is not None:
             self._take_slot(process)
-        if isinstance(result, Settled):
-            for lane in result.refused:
-                self._world.tell(f"{process} settles too late: refused", seen.head(seen.lanes[lane]))
+        self._note_result(process, result)
         if not seen.tables.have_changed():
             return
         for row in seen.tables.new_records():
@@ -66,6 +65,17 @@ class Changes:
         if not self._audit_in:
             self._audit_in = AUDIT_EVERY
             self.audit()
+
+    def _note_result(self, process: Process, result: object) -> None:
+        """What a settlement or a claim was answered."""
+        seen = self._seen
+        if isinstance(result, Settled):
+            for lane in result.refused:
+                self._world.tell(f"{process} settles too late: refused", seen.head(seen.lanes[lane]))
+        if isinstance(result, Claimed):
+            for lease in result.leases:
+                if sum(record.in_doubt for record in lease.records) > 1:
+                    seen.doubts_s[lease.system] = self._world.now_s()
 
     def _fail(self, rule: str, detail: str, *records: str) -> None:
         self._world.fail(rule, detail, *records)

@@ -643,7 +643,7 @@ class FailoverMachine(RuleBasedStateMachine):
             return
         prober = Prober(self.rt, name, provider, self.breaker_rules[name], CALL_S)
 
-        async def with_record() -> systems.Gate | None:
+        async def with_record(_: int) -> systems.Gate | None:
             wish = Claim(ROUTE, {name: 1}, self.order, 1, int(LEASE_S * SECOND_US), group=self.wish)
             for lease, claimed_at in self._noted(await self.store.claim_probe(wish, name)):
                 held = Held(lease, claimed_at + LEASE_S, claimed_at, is_probe=True)

@@ -78,6 +78,12 @@ def test_histories_of_seeds_keep_every_promise(first: int) -> None:
     assert [place for place in HARD_PLACES if int(reached[place]) < 2] == [], "hardly any history gets there"
 
 
+@pytest.mark.parametrize("seed", [25, 1132, 4214, 5460, 5643])
+def test_seed_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
+    """What they showed has tests of its own: a history changes with whatever is drawn in it."""
+    assert run(scenario_of(seed)).failed is None
+
+
 @pytest.mark.timeout(900)
 def test_months_of_traffic_and_trouble_keep_every_promise() -> None:
     done = in_a_process("-m", "tests.simulation", "--seeds", "2", "--jobs", "1", "--days", "30")

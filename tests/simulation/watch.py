@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.systems import Call, Effect, SimSystem
     from tests.simulation.world import Process, World
 
-SPELL_S, MOST_TRANSACTIONS = 4.0, 600  # of one worker in such a time: busy ones stay below 350
+SPELL_S, MOST_TRANSACTIONS = 4.0, 800  # of one worker in such a time: busy ones stay below 500
 MOST_UNKNOWN = 9  # within a second: as full jitter goes, so many waits that short come once in 10^13
 LIMITS_SETTLE_S = 120.0  # after a worker stood still: until it has sent what was in its hand
 
@@ -145,6 +145,8 @@ class Watch:
             self._fail("more calls at once than allowed", f"{system.waited_for + 1} to {plan.name}", call.batch[0].id)
         if plan.rate:
             most, window_s = plan.rate
+            if self.seen.doubts_s.get(plan.name, -1e9) > now - window_s:
+                return  # they are claimed together, whatever is left
             within = sum(at_s > now - window_s for at_s in sent[-2 * most :])
             if within > most:
                 detail = f"{within} records to {plan.name} within {window_s} s"

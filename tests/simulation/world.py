@@ -34,7 +34,7 @@ from tideover.model import SECOND_US
 from tideover.staging.store import Store
 
 START_US = 1_800_000_000 * SECOND_US
-RETRY_S = 1.0
+RETRY_S = 0.05
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late

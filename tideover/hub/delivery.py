@@ -207,7 +207,8 @@ class Delivery:
         """Fill the hands, a route at a time in their turns. True when something came in, or is still on its way out."""
         got = False
         self._quota_wait_s = 0.0
-        await asyncio.gather(*(line.offer.make() for line in self._lines.values()))
+        if offers := [line.offer for line in self._lines.values() if line.offer.is_wanted]:
+            await asyncio.gather(*(offer.make() for offer in offers))
         for name in self._turns.order():
             rooms = {system: line.room(name) for system, line in self._lines.items()}
             rooms = {system: room for system, room in rooms.items() if room}

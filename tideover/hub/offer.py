@@ -22,9 +22,7 @@ class Offer:
         self._not_before, self._wait_s = 0.0, _FIRST_S
 
     async def make(self) -> None:
-        """Let a record be taken, and wait until that is done or there was none. Nothing where none is wanted."""
-        if not self.is_wanted:
-            return
+        """Let a record be taken, and wait until that is done or there was none. Only where one is wanted."""
         self._answered.clear()
         self._made.set()
         with suppress(TimeoutError):
