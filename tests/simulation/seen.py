@@ -32,9 +32,7 @@ class Seen:
         self.trouble: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)  # by system: when, and of what kind
         self.closed_s: dict[str, float] = {}  # by system: when its breaker closed last
         self.opened_s: dict[str, float] = {}
-        self.doubts_s: dict[
-            str, float
-        ] = {}  # by system: when records of a lane were claimed together, in doubt
+        self.doubts_s: dict[str, float] = {}  # by system: when records of a lane were claimed together, in doubt
         self.disturbed_s = -1e9  # when a process stood still or the database was away
 
     def head(self, lane: LaneRow) -> str:
