@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.fakes import FakeSystem
 from tideover.config.models import Hub, System
 from tideover.connectors.port import Connector
 from tideover.hub.runtime import Runtime
@@ -42,17 +41,17 @@ def hub_config(*, systems: Mapping[str, Any] | None = None, routes: Mapping[str,
 async def running(
     config: Hub,
     url: str,
-    fakes: Mapping[str, FakeSystem],
+    connectors: Mapping[str, Connector],
     *,
     clock: Clock = lambda now_us: now_us,
     sealer: Sealer | None = None,
 ) -> AsyncIterator[Runtime]:
-    """A runtime over a real database and systems in memory."""
+    """A runtime over a real database, with the connectors that its systems are reached by."""
     store = Store(open_database(url, clock), sealer)
     await store.migrate()
 
     async def connect(name: str, system: System) -> Connector:
-        return fakes[name]
+        return connectors[name]
 
     rt = Runtime(config, store, connect)
     try:

@@ -13,20 +13,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.fuzz.budget import budget, emptied
-from tests.hubs import hub_config
-from tideover.config.models import System
+from tests.hubs import hub_config, running
 from tideover.config.rest import Limits, Operation, Rest, Timeouts
 from tideover.connectors.http import Access, Bearer, HttpConnector
 from tideover.connectors.http.answer import Answer, Headers
 from tideover.connectors.http.classify import classify, meaning_of
-from tideover.connectors.port import Connector
 from tideover.hub.delivery import Delivery
-from tideover.hub.runtime import Runtime
 from tideover.model import Accepted, NewRecord, Outcome, Outgoing, Unknown
-from tideover.staging.database import open_database
 from tideover.staging.parking import Selection
 from tideover.staging.stage import Batch
-from tideover.staging.store import Store
 from tideover.twins.adversary import Adversary, acts
 from tideover.twins.adversary.server import Talk
 
@@ -231,26 +226,18 @@ def test_record_is_done_once_or_parked_for_what_was_said_whatever_a_provider_ans
 async def _delivered(url: str, provider: Provider, keys: list[str]) -> set[str]:
     """Stage a record of each key and deliver until none waits; the keys that are parked then."""
     config = hub_config(routes={"orders": {"retry": {"base": "10ms", "cap": "50ms", "max_attempts": 1000}}})
-    store = Store(open_database(url))
-    await store.migrate()
-    await emptied(url)
     async with Adversary() as server:
         server.on("*", provider.serve)
-
-        async def connect(name: str, system: System) -> Connector:
-            return _connector(server, system.rest, PATIENT)
-
-        rt = Runtime(config, store, connect)
-        try:
+        erp = _connector(server, config.systems["erp"].rest, PATIENT)
+        async with running(config, url, {"erp": erp}) as rt:
+            await emptied(url)
             records = [NewRecord(key, json.dumps({"id": key}).encode()) for key in keys]
-            await store.stage(Batch("orders", "crm", records))
+            await rt.store.stage(Batch("orders", "crm", records))
             async with asyncio.timeout(120):
-                while (await store.audit(["orders"]))[0].waiting:
+                while (await rt.store.audit(["orders"]))[0].waiting:
                     await Delivery(rt, "erp").run()
                     await asyncio.sleep(0.02)
-            [audit] = await store.audit(["orders"])
+            [audit] = await rt.store.audit(["orders"])
             assert not audit.faults
             assert not audit.difference
-            return {row.key for row in await store.parked(Selection())} & set(keys)
-        finally:
-            await rt.close()
+            return {row.key for row in await rt.store.parked(Selection())} & set(keys)

@@ -15,16 +15,12 @@ from pydantic import SecretStr
 
 from tests.databases import sql
 from tests.fuzz.budget import budget, emptied
-from tests.hubs import hub_config
-from tideover.config.models import System
+from tests.hubs import hub_config, running
 from tideover.config.rest import Limits, Timeouts
 from tideover.connectors.http import Access, Bearer, HttpConnector
-from tideover.connectors.port import Connector
 from tideover.errors import TideoverError
 from tideover.hub.intake import extract, stage
 from tideover.hub.runtime import Runtime
-from tideover.staging.database import open_database
-from tideover.staging.store import Store
 from tideover.twins.adversary import Adversary, Behaviour, acts
 from tideover.twins.adversary.server import Talk
 
@@ -93,31 +89,23 @@ async def _read(url: str, source: Source) -> tuple[dict[str, Any], int]:
     are parked."""
     operations = {"take": {"path": "/things"}}
     config = hub_config(systems={"crm": {"rest": {"streams": {"orders": STREAM}, "operations": operations}}})
-    store = Store(open_database(url))
-    await store.migrate()
-    await emptied(url)
     async with Adversary() as server:
         server.on("/orders", source.serve)
-
-        async def connect(name: str, system: System) -> Connector:
-            access = Access(server.url, Bearer(SecretStr("s3cret")))
-            return HttpConnector(name, system.rest, access, PATIENT, Limits())
-
-        rt = Runtime(config, store, connect)
-        try:
+        access = Access(server.url, Bearer(SecretStr("s3cret")))
+        crm = HttpConnector("crm", config.systems["crm"].rest, access, PATIENT, Limits())
+        async with running(config, url, {"crm": crm}) as rt:
+            await emptied(url)
             is_through = False
             for _ in range(PASSES):
                 is_through = await _pass(rt)
                 if is_through and not source.troubles:
                     break
             assert is_through, "a listing without any trouble left is not read to its end"
-            [audit] = await store.audit(["orders"])
+            [audit] = await rt.store.audit(["orders"])
             assert not audit.faults
             assert not audit.difference
             rows = await sql(url, "select key, payload from record order by seq")
             return {key: json.loads(payload) for key, payload in rows}, audit.parked
-        finally:
-            await rt.close()
 
 
 async def _pass(rt: Runtime) -> bool:

@@ -19,8 +19,9 @@ from tideover.errors import HubUnavailable
 if TYPE_CHECKING:
     from tideover.config.models import Hub
     from tideover.hub.forecasting import TargetForecast
-    from tideover.hub.overview import OutageFigures, Overview
+    from tideover.hub.overview import OutageFigures, Overview, RouteFigures
     from tideover.hub.runtime import Runtime
+    from tideover.staging.systems import Gate
 
 OUTAGES = 10
 
@@ -87,43 +88,46 @@ def as_json(hub: Hub, view: Overview) -> dict[str, object]:
     return {
         "hub": hub.name,
         "at": stamp(view.now_us),
-        "systems": [
-            {
-                "system": name,
-                "breaker": gate.state.value,
-                "reason": gate.reason,
-                "detail": gate.detail,
-                "is_forced": gate.is_forced,
-                "is_paused": gate.is_paused,
-                "pause": gate.pause,
-                "since": stamp(view.since_us.get(name, 0)),
-                "since_s": seconds(since(view.now_us, view.since_us.get(name, 0))),
-                "next_change_s": seconds(gate.wait_s),
-            }
-            for name, gate in view.systems.items()
-        ],
+        "systems": [_system(view, name, gate) for name, gate in view.systems.items()],
         "groups": [group_as_json(group) for group in view.groups],
-        "routes": [
-            {
-                "route": r.status.route,
-                "target": r.target,
-                "accepted": r.status.staged,
-                "delivered": r.status.delivered,
-                "superseded": r.status.superseded,
-                "waiting": r.status.waiting,
-                "parked": r.status.parked,
-                "held_lanes": r.status.held_lanes,
-                "oldest_s": seconds(r.oldest_s),
-                "newest": stamp(r.status.newest_us),
-                "rpo_s": seconds(r.rpo_s),
-                "rpo_target_s": r.rpo_target_s,
-                "rto_s": seconds(r.rto_s),
-                "rto_target_s": r.rto_target_s,
-            }
-            for r in view.routes
-        ],
+        "routes": [_route(found) for found in view.routes],
         "forecasts": [_forecast(f) for f in view.forecasts],
         "outages": [_outage(o) for o in view.outages],
+    }
+
+
+def _system(view: Overview, name: str, gate: Gate) -> dict[str, object]:
+    return {
+        "system": name,
+        "breaker": gate.state.value,
+        "reason": gate.reason,
+        "detail": gate.detail,
+        "is_forced": gate.is_forced,
+        "is_paused": gate.is_paused,
+        "pause": gate.pause,
+        "since": stamp(view.since_us.get(name, 0)),
+        "since_s": seconds(since(view.now_us, view.since_us.get(name, 0))),
+        "next_change_s": seconds(gate.wait_s),
+    }
+
+
+def _route(found: RouteFigures) -> dict[str, object]:
+    status = found.status
+    return {
+        "route": status.route,
+        "target": found.target,
+        "accepted": status.staged,
+        "delivered": status.delivered,
+        "superseded": status.superseded,
+        "waiting": status.waiting,
+        "parked": status.parked,
+        "held_lanes": status.held_lanes,
+        "oldest_s": seconds(found.oldest_s),
+        "newest": stamp(status.newest_us),
+        "rpo_s": seconds(found.rpo_s),
+        "rpo_target_s": found.rpo_target_s,
+        "rto_s": seconds(found.rto_s),
+        "rto_target_s": found.rto_target_s,
     }
 
 

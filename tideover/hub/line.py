@@ -78,26 +78,12 @@ class Line:
         if not self._is_open:
             self._shut.set()
         self._claims = Claims(rt, system, terms.routes, self.lease_s)
-        self._senders = {
-            name: Sender(
-                connector,
-                route.target.operation,
-                rt.resolve_rule(name, system),
-                self._call_s,
-                rt.monotonic,
-                shape,
-                max_age_s=rt.route_rule(name).retry.max_age_s,
-                moves_on=bool(terms.group),
-                heard=self._hear,
-            )
-            for name, route in terms.routes.items()
-        }
+        self._senders = {name: self._sender(name, shape) for name in terms.routes}
         breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
-        rules = {name: rt.route_rule(name) for name in terms.routes}
         self._settler = Settler(
             rt,
             system,
-            rules,
+            {name: rt.route_rule(name) for name in terms.routes},
             breaker_rule,
             terms.counts,
             self.note,
@@ -110,6 +96,20 @@ class Line:
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
         self._reconciles = bool(terms.group) and any(it.on_unknown == "reroute" for it in terms.routes.values())
         self._is_winding_up = False
+
+    def _sender(self, name: str, shape: Shape | None) -> Sender:
+        route, rule = self._terms.routes[name], self._rt.route_rule(name)
+        return Sender(
+            self._connector,
+            route.target.operation,
+            self._rt.resolve_rule(name, self.system),
+            self._call_s,
+            self._rt.monotonic,
+            shape,
+            max_age_s=rule.retry.max_age_s,
+            moves_on=bool(self._terms.group),
+            heard=self._hear,
+        )
 
     @property
     def is_open(self) -> bool:

@@ -162,7 +162,7 @@ def _most_urgent_from(
     Each lane's columns come from the select that locks it: PostgreSQL gives these as they are under the lock. Another
     look at the lane in the same statement would give them as they were when it began, before somebody else's commit.
     """
-    free, bound = _free(ready)
+    free, bound = free_lanes(ready)
     one_level = (
         f"select {_HEAD} from (select {_HEAD} from lane "
         "where route = :route and state = 1 and priority = {priority} and due_us >= :from{priority} "
@@ -178,7 +178,7 @@ def _most_urgent_from(
     return [Head(*row) for row in found]
 
 
-def _free(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
+def free_lanes(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
     """SQL that is true of lanes that may go anywhere, or to the system they are pinned to; and what it binds."""
     bound = {f"s{n}": name for n, name in enumerate(ready)}
     pinned = f"or system in ({', '.join(f':{name}' for name in bound)})" if bound else ""
@@ -191,7 +191,7 @@ _HEAD = "id, token, last_seq, done_seq, in_doubt, doubted_us, attempts, lease_un
 def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int) -> list[Head]:
     hold_s = wish.group.reroute_after_s if wish.group is not None else None
     reroutable = "or doubted_us <= :rerouted" if hold_s is not None else ""
-    free, bound = _free(ready)
+    free, bound = free_lanes(ready)
     rows = tx.conn.execute(
         text(
             f"select {_HEAD} from lane where route = :route and state = 1 and priority = :priority "
@@ -362,45 +362,3 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
     _take(tx, wish, taken)
     misses = _misses(tx, heads)
     return [_lease(tx, wish, take, misses) for take in taken]
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What waits for a target. `due_us`: when the next lane can be claimed that is not pinned to a system that may not
-    be called now; None without one. `is_pinned`: there is none, but others wait for such a system."""
-
-    now_us: int
-    due_us: int | None
-    is_pinned: bool
-
-
-def outlook(tx: Transaction, routes: Sequence[str], ready: Sequence[str]) -> Outlook:
-    """Looks at the first lanes of each priority only, and at those under a lease where no other is due."""
-    found = [at for route in routes if (at := _next_us(tx, route, ready)) is not None]
-    waits = text("select 1 from lane where route = :route and state = 1 limit 1")
-    is_pinned = not found and any(tx.conn.execute(waits, {"route": route}).scalar() for route in routes)
-    return Outlook(tx.now_us, min(found, default=None), is_pinned)
-
-
-def _next_us(tx: Transaction, route: str, ready: Sequence[str]) -> int | None:
-    """When the route's next lane can be claimed. Only lanes that were due are leased, so what is under a lease is
-    looked at in that stretch of the index, and only when nothing else is due."""
-    free, bound = _free(ready)
-    bound_all = {"route": route, "now": tx.now_us, **bound}
-    first = (
-        "select due_us from (select due_us from lane where route = :route and state = 1 and priority = {0} "
-        f"and lease_until_us <= :now and {free} order by due_us, id limit 1) as p{{0}}"
-    )
-    firsts = " union all ".join(first.format(priority) for priority in PRIORITIES)
-    soonest = tx.conn.execute(text(f"select min(due_us) from ({firsts}) as firsts"), bound_all).scalar()
-    if soonest is not None and soonest <= tx.now_us:
-        return int(soonest)
-    leased = tx.conn.execute(
-        text(
-            "select min(lease_until_us) from lane where route = :route and state = 1 "
-            f"and priority in ({', '.join(map(str, PRIORITIES))}) and due_us <= :now "
-            f"and lease_until_us > :now and {free}"
-        ),
-        bound_all,
-    ).scalar()
-    return min((int(at) for at in (soonest, leased) if at is not None), default=None)

@@ -34,6 +34,7 @@ from tideover.staging import (
     systems,
     upkeep,
 )
+from tideover.staging import outlook as ahead
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
 from tideover.staging.database import Database, Transaction
@@ -142,9 +143,9 @@ class Store:
             await self.restore_storm(settlement.system)
         return settled
 
-    async def outlook(self, routes: Sequence[str], ready: Sequence[str]) -> leases.Outlook:
+    async def outlook(self, routes: Sequence[str], ready: Sequence[str]) -> ahead.Outlook:
         """What waits on these routes; `ready`: the systems that may be called now."""
-        return await self.database.read(lambda tx: leases.outlook(tx, routes, ready))
+        return await self.database.read(lambda tx: ahead.outlook(tx, routes, ready))
 
     # --- systems --------------------------------------------------------------------------------------------
 

@@ -37,10 +37,14 @@ def _partial_index(name: str, table: str, columns: list[str], where: str) -> Non
 
 def upgrade() -> None:
     _create_lanes()
+    _create_records()
     _create_attempts()
+    _create_parked()
     _create_books()
     _create_systems()
+    _create_outages()
     _create_groups()
+    _create_reconciliation()
     op.create_table("served_revision", sa.Column("revision", sa.Text, primary_key=True))
 
 
@@ -67,6 +71,16 @@ def _create_lanes() -> None:
     )
     _partial_index("lane_waiting", "lane", ["route", "priority", "due_us", "id"], "state = 1")
     _partial_index("lane_drained", "lane", ["route", "due_us", "id"], "state = 0")
+    if op.get_bind().dialect.name == "postgresql":
+        # Room in each page, so that claims and settles stay heap-only updates; and dead entries of the index of waiting
+        # lanes go soon, however many lanes there are, as each claim would step over them.
+        op.execute(
+            "alter table lane set (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, "
+            "autovacuum_vacuum_threshold = 25000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off)"
+        )
+
+
+def _create_records() -> None:
     op.create_table(
         "record",
         sa.Column("lane", sa.BigInteger, nullable=False),
@@ -79,12 +93,6 @@ def _create_lanes() -> None:
         sa.PrimaryKeyConstraint("lane", "seq"),
     )
     if op.get_bind().dialect.name == "postgresql":
-        # Room in each page, so that claims and settles stay heap-only updates; and dead entries of the index of waiting
-        # lanes go soon, however many lanes there are, as each claim would step over them.
-        op.execute(
-            "alter table lane set (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, "
-            "autovacuum_vacuum_threshold = 25000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off)"
-        )
         # Retention removes a thirtieth a day: a fifth, the default, would be waited for too long.
         op.execute("alter table record set (autovacuum_vacuum_scale_factor = 0.02)")
         # JSON of a kilobyte is not worth compressing on the way in and out.
@@ -110,6 +118,11 @@ def _create_attempts() -> None:
         sa.Column("took_us", sa.BigInteger, nullable=False),
     )
     op.create_index("attempt_lane", "attempt", ["lane", "seq"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("alter table attempt set (autovacuum_vacuum_scale_factor = 0.02)")
+
+
+def _create_parked() -> None:
     op.create_table(
         "parked",
         _numbered(),
@@ -132,8 +145,6 @@ def _create_attempts() -> None:
     )
     _partial_index("parked_open", "parked", ["route", "id"], "closed_us = 0")
     op.create_index("parked_lane", "parked", ["lane", "seq"])
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("alter table attempt set (autovacuum_vacuum_scale_factor = 0.02)")
 
 
 def _create_books() -> None:
@@ -199,6 +210,9 @@ def _create_systems() -> None:
         _micros("until_us"),
         sa.PrimaryKeyConstraint("system", "worker"),
     )
+
+
+def _create_outages() -> None:
     op.create_table(
         "outage",
         _numbered(),
@@ -235,6 +249,9 @@ def _create_groups() -> None:
         _micros("served_us"),
     )
     op.create_index("turn_group", "turn", ["failover_group", "id"])
+
+
+def _create_reconciliation() -> None:
     op.create_table(
         "reconciliation",
         _numbered(),
