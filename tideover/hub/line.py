@@ -30,7 +30,7 @@ from tideover.hub.settler import BATCH, Settler
 from tideover.hub.slots import Slots
 from tideover.hub.terms import Terms
 from tideover.model import Lease, LookUp, Outcome, Unknown, Unsent
-from tideover.policy.breaker import Reason, State
+from tideover.policy.breaker import BreakerRule, Reason, State
 from tideover.policy.depth import DEPTH, RunLength
 from tideover.policy.resolve import Step, next_step
 from tideover.staging.systems import Gate
@@ -78,26 +78,29 @@ class Line:
         if not self._is_open:
             self._shut.set()
         self._claims = Claims(rt, system, terms.routes, self.lease_s)
-        self._senders = {name: self._sender(name, shape) for name in terms.routes}
+        self._senders = {name: self._make_sender(name, shape) for name in terms.routes}
         breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
-        self._settler = Settler(
-            rt,
-            system,
-            {name: rt.route_rule(name) for name in terms.routes},
-            breaker_rule,
-            terms.counts,
-            self.note,
-            group=terms.group,
-            on_settled=terms.stirred.set,
-            pause_s=lambda: connector.pause_s,
-        )
+        self._settler = self._make_settler(breaker_rule)
         self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
         self.offer = Offer(is_wanted=gate.is_due and self._prober.needs_record(gate))
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
         self._reconciles = bool(terms.group) and any(it.on_unknown == "reroute" for it in terms.routes.values())
         self._is_winding_up = False
 
-    def _sender(self, name: str, shape: Shape | None) -> Sender:
+    def _make_settler(self, breaker_rule: BreakerRule) -> Settler:
+        return Settler(
+            self._rt,
+            self.system,
+            {name: self._rt.route_rule(name) for name in self._terms.routes},
+            breaker_rule,
+            self._terms.counts,
+            self.note,
+            group=self._terms.group,
+            on_settled=self._terms.stirred.set,
+            pause_s=lambda: self._connector.pause_s,
+        )
+
+    def _make_sender(self, name: str, shape: Shape | None) -> Sender:
         route, rule = self._terms.routes[name], self._rt.route_rule(name)
         return Sender(
             self._connector,
