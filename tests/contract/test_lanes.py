@@ -355,8 +355,8 @@ class SlowClaim:
 
     def __init__(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
         self._is_slow = lanes.store.database.dialect.name == "postgresql"
-        self._free = leases._free
-        monkeypatch.setattr(leases, "_free", self.free)
+        self._free = leases.free_lanes
+        monkeypatch.setattr(leases, "free_lanes", self.free)
 
     def free(self, ready: Sequence[str]) -> tuple[str, dict[str, str]]:
         condition, bound = self._free(ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from blocks.apply import apply_blocks
 from tests.twinhubs import ORDERS, SHIPMENTS, SHIPPING, write_hub
@@ -42,6 +45,22 @@ class Live:
         for name in CARRIERS:
             counts.update(effect["key"] for effect in self.twins.effects(name) if not effect["voided"])
         return dict(counts)
+
+
+async def artifact(api: httpx.AsyncClient, key: str) -> str:
+    """What Prefect shows under a key now; nothing where there is no such artifact yet."""
+    answer = await api.get(f"/artifacts/{key}/latest")
+    assert answer.status_code in (200, 404), f"{key}: {answer.status_code}"
+    return str(answer.json()["data"]) if answer.status_code == 200 else ""
+
+
+async def artifact_with(api: httpx.AsyncClient, key: str, *parts: str) -> None:
+    """Wait until an artifact says all this: a run that goes on brings its artifacts up to date now and then."""
+    async with asyncio.timeout(120):
+        shown = await artifact(api, key)
+        while not all(part in shown for part in parts):
+            await asyncio.sleep(0.2)
+            shown = await artifact(api, key)
 
 
 def blocks_for(urls: dict[str, str]) -> dict[str, Any]:

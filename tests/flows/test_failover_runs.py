@@ -24,7 +24,7 @@ from flows.failover import failover
 from flows.sync import read_all, sync
 from tasks import hub
 from tests.flows.conftest import ROOT, free_port
-from tests.flows.live import Live, shipping_hub
+from tests.flows.live import Live, artifact, artifact_with, shipping_hub
 from tests.flows.test_worker import a_worker, ended
 from tests.twinhubs import TwinSecrets, audited
 from tideover.bootstrap import HUB_VARIABLE, open_hub
@@ -99,12 +99,6 @@ async def begun_since(api: httpx.AsyncClient, began: str) -> str:
     return str(found[0]["id"])
 
 
-async def artifact(api: httpx.AsyncClient, key: str) -> str:
-    answer = await api.get(f"/artifacts/{key}/latest")
-    assert answer.status_code == 200, key
-    return str(answer.json()["data"])
-
-
 # --- in the graph of a delivery -----------------------------------------------------------------------------
 
 
@@ -174,15 +168,14 @@ async def test_lingering_delivery_shows_failover_and_failback_while_they_happen(
             await live.twins.seed("orders", 3, start=start)
             await run(reading)
             start += 3
+        turned = "| failover | carrier-a | carrier-b | unreachable |"
+        await artifact_with(prefect_raw, "tideover-health", "**shipping** goes to", turned)
         assert not lingering.done()
     told = await artifact(prefect_raw, "failback-shipping")
     assert "| provider | carrier-a |" in told
     assert "| ended | FailedBack |" in told
     assert "| share reached | 100% |" in told
     assert (await standing(live)).providers[0].trust.phase is Phase.SERVING
-    board = await artifact(prefect_raw, "tideover-health")
-    assert "**shipping** goes to" in board
-    assert "| failover | carrier-a | carrier-b | unreachable |" in board
     state = await lingering
     assert state.name == "FailedOver"
     await conserved(live, start - 1)

@@ -24,7 +24,7 @@ from flows.replay import replay
 from flows.sync import deliver_visibly, read_all, sync
 from tasks import hub
 from tests.flows.conftest import free_port
-from tests.flows.live import Live, live_hub
+from tests.flows.live import Live, artifact, artifact_with, live_hub
 from tideover.bootstrap import HUB_VARIABLE, open_hub
 
 pytestmark = [
@@ -141,14 +141,11 @@ async def test_artifacts_show_health_backlog_and_the_run(live: Live, prefect_raw
     await live.twins.seed("orders", 5)
     await live.twins.fault("erp", "down")
     await run(sync, route="orders-to-erp")
-    found = {}
-    for key in ("tideover-health", "tideover-backlog", "sync-orders-to-erp"):
-        answer = await prefect_raw.get(f"/artifacts/{key}/latest")
-        assert answer.status_code == 200, key
-        found[key] = answer.json()["data"]
-    assert "| erp | open | unreachable |" in found["tideover-health"]
-    assert '"waiting": 5' in found["tideover-backlog"]
-    assert "| erp | not moving: erp is down, next try " in found["tideover-health"]
+    board = await artifact(prefect_raw, "tideover-health")
+    assert "| erp | open | unreachable |" in board
+    assert "| erp | not moving: erp is down, next try " in board
+    assert '"waiting": 5' in await artifact(prefect_raw, "tideover-backlog")
+    assert await artifact(prefect_raw, "sync-orders-to-erp")
 
 
 async def test_outage_is_announced_as_events(live: Live, prefect_raw: httpx.AsyncClient) -> None:
@@ -177,17 +174,12 @@ async def test_lingering_run_tells_of_an_outage_and_its_end_while_it_is_still_al
     await run(sync, route="orders-to-erp")
     lingering = asyncio.create_task(run(deliver, target="erp", linger_s=60.0))
 
-    async def board(key: str) -> str:
-        answer = await prefect_raw.get(f"/artifacts/{key}/latest")
-        return str(answer.json()["data"]) if answer.status_code == 200 else ""
-
+    await live.twins.clear("erp")
+    await artifact_with(prefect_raw, "tideover-health", "| erp | closed |")
     async with asyncio.timeout(120):
-        await live.twins.clear("erp")
-        while "| erp | closed |" not in await board("tideover-health"):
+        while float(await artifact(prefect_raw, "drain-erp") or 0) < 100:
             await asyncio.sleep(0.3)
-        while float(await board("drain-erp") or 0) < 100:
-            await asyncio.sleep(0.3)
-        assert '"waiting": 0' in await board("tideover-backlog")
+    await artifact_with(prefect_raw, "tideover-backlog", '"waiting": 0')
     assert not lingering.done()
     lingering.cancel()
     await asyncio.gather(lingering, return_exceptions=True)
