@@ -1,4 +1,4 @@
-"""Which route claims first: the urgent one always, those alike in turn."""
+"""Which route claims first: the urgent one always, those alike by what they had."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tideover.hub.turns import Turns
 
 
 def first_each_time(turns: Turns, times: int) -> list[str]:
-    """Who gets all of a short quota, when everybody has more than enough waiting."""
+    """Who gets all of a short quota, one record at a time, when everybody has more than enough waiting."""
     found = []
     for _ in range(times):
         found.append(turns.order()[0])
-        turns.serve(found[-1])
+        turns.serve(found[-1], 1)
     return found
 
 
@@ -24,10 +24,28 @@ def test_routes_alike_take_turns() -> None:
 def test_route_that_seldom_has_anything_comes_before_one_that_was_served_since() -> None:
     turns = Turns({"import": 3, "orders": 3})
     for _ in range(5):
-        turns.serve("import")
+        turns.serve("import", 1)
     assert turns.order() == ["orders", "import"]
-    turns.serve("orders")
+    turns.serve("orders", 2)
     assert turns.order() == ["import", "orders"]
+
+
+def test_route_that_had_nothing_to_send_saves_nothing_up() -> None:
+    turns = Turns({"import": 3, "orders": 3})
+    for _ in range(1_000):
+        turns.serve("import", 10)
+    turns.serve("orders", 20)
+    assert Counter(first_each_time(turns, 40))["import"] >= 19
+
+
+def test_routes_alike_share_by_records_however_unequal_their_claims() -> None:
+    """At each look the first one gets what has gathered, and the next one the little that came meanwhile."""
+    turns, had = Turns({"import": 3, "orders": 3}), Counter[str]()
+    for _ in range(100):
+        for route, records in zip(turns.order(), (9, 1), strict=True):
+            turns.serve(route, records)
+            had[route] += records
+    assert abs(had["import"] - had["orders"]) <= 10
 
 
 def test_more_urgent_route_is_always_first() -> None:

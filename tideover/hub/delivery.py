@@ -259,7 +259,7 @@ class Delivery:
             if leases:
                 self._lines[system].add(name, leases, began)
         if claimed.leases:
-            self._turns.serve(name)
+            self._turns.serve(name, sum(len(lease.records) for lease in claimed.leases))
         self._quota_wait_s = max(self._quota_wait_s, claimed.quota_wait_s)
         self._used_up = claimed.used_up
         self._episodes.note(claimed, began)

@@ -1,13 +1,18 @@
 """Which of a target's routes claims first.
 
-The most urgent ones do, always: what is left over goes to the others. Routes alike take turns, and the one that has
-waited the longest for its turn comes first; so of a short quota each gets its share, however much waits for another.
-A route whose records have priorities of their own has no place among the others': it takes turns with all of them.
+The most urgent ones do, always: what is left over goes to the others. Routes alike share by records: the one that had
+the fewest comes first, so of a short quota each gets as much, however much waits for another and however unequal the
+claims are. Who had nothing to send meanwhile saves nothing up: it comes first once, and then shares with the others
+(start-time fair queueing: Goyal, Vin and Cheng, 1997).
+A route whose records have priorities of their own has no place among the others': all such routes share with all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -15,20 +20,36 @@ class Turns:
     records have their own."""
 
     def __init__(self, routes: Mapping[str, int | None]) -> None:
-        self._priorities = {name: priority for name, priority in routes.items() if priority is not None}
-        self._mixed = [name for name in routes if name not in self._priorities]
-        self._served = dict.fromkeys(routes, 0)
-        self._turn = 0
-        self._mixed_had_theirs = False
+        self._alike = {
+            priority: _Shares(name for name in routes if routes[name] == priority) for priority in set(routes.values())
+        }
+        self._priorities = dict(routes)
+        self._mixed_first = _Shares((True, False))
 
     def order(self) -> list[str]:
         """All routes, in the order in which they claim now."""
-        fixed = sorted(self._priorities, key=lambda name: (self._priorities[name], self._served[name]))
-        mixed = sorted(self._mixed, key=self._served.__getitem__)
-        return fixed + mixed if self._mixed_had_theirs else mixed + fixed
+        mixed = self._alike[None].order() if None in self._alike else []
+        levels = sorted(priority for priority in self._alike if priority is not None)
+        fixed = [name for priority in levels for name in self._alike[priority].order()]
+        return mixed + fixed if self._mixed_first.order()[0] else fixed + mixed
 
-    def serve(self, route: str) -> None:
-        """A route's claim gave it something."""
-        self._turn += 1
-        self._served[route] = self._turn
-        self._mixed_had_theirs = route not in self._priorities
+    def serve(self, route: str, records: int) -> None:
+        """A route's claim gave it so many."""
+        priority = self._priorities[route]
+        self._alike[priority].serve(route, records)
+        self._mixed_first.serve(priority is None, records)
+
+
+class _Shares(Generic[T]):
+    """What each one had, in records; those with less come first."""
+
+    def __init__(self, names: Iterable[T]) -> None:
+        self._had = dict.fromkeys(names, 0)
+        self._now = 0  # what the one had that was served last, before it was
+
+    def order(self) -> list[T]:
+        return sorted(self._had, key=self._had.__getitem__)
+
+    def serve(self, name: T, records: int) -> None:
+        self._now = max(self._now, self._had[name])
+        self._had[name] = self._now + records
