@@ -4,7 +4,8 @@ The most urgent ones do, always: what is left over goes to the others. Routes al
 the fewest comes first, so of a short quota each gets as much, however much waits for another and however unequal the
 claims are. Who had nothing to send meanwhile saves nothing up: it comes first once, and then shares with the others
 (start-time fair queueing: Goyal, Vin and Cheng, 1997).
-A route whose records have priorities of their own has no place among the others': all such routes share with all of them.
+A route whose records have priorities of their own has no place among the others': all such routes share with all
+of them.
 """
 
 from __future__ import annotations
