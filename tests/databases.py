@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,29 @@ class Postgres:
 
     server: Any
     uri: str
+    _given_back: list[str] = field(default_factory=list)
 
     def new_database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of an empty database."""
+        if self._given_back:
+            return self._given_back.pop()
         name = f"tideover_{next(_numbers)}"
         self.server.psql(f"create database {name}")
         return make_url(self.uri).set(database=name).render_as_string(hide_password=False)
+
+    def give_back(self, url: str) -> None:
+        """Empty a database for the next test. One for each would be three hundred files a test, gigabytes in all, which
+        take a slow disk minutes to delete."""
+        name = make_url(url).database
+        self.server.psql(
+            "\\set ON_ERROR_STOP on\n"
+            f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}';\n"
+            f"\\connect {name}\n"
+            "set client_min_messages = warning;\n"
+            "drop schema public cascade;\n"
+            "create schema public;\n"
+        )
+        self._given_back.append(url)
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +70,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=KINDS)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new, empty database; each test that uses it runs on both kinds."""
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database; each test that uses it runs on both kinds."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'hub.db'}"
+        yield f"sqlite:///{tmp_path / 'hub.db'}"
+        return
     server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()
+    url = server.new_database()
+    yield url
+    server.give_back(url)
 
 
 async def sql(url: str, statement: str) -> list[tuple[Any, ...]]:
