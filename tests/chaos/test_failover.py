@@ -135,8 +135,12 @@ async def test_f24_f32_workers_killed_while_a_carrier_books_and_hangs_leave_one_
         await depot.after_effects(dice.randint(5, 40))
         depot.kill(dice.choice(depot.workers))
         await depot.start_worker()
+    await _kill_all_under_leases(depot)
+    await depot.start_worker()
     await depot.order(20)
     await asyncio.sleep(LEASE_S + 3)  # past the leases of the dead, and past `max_hold`
+    await eventually(lambda: _has_expired(depot), "a lease of the dead is taken over")
+    await eventually(lambda: _has_cases(depot), "what was in doubt is rerouted")
     await depot.twins.control.clear(A)
     await depot.order(20)
     await depot.prove()
@@ -189,6 +193,36 @@ async def test_f12_f32_worker_frozen_past_its_leases_while_a_carrier_books_and_h
     await depot.order(20)
     await depot.prove()
     assert healthy.count("refused") == 0
+
+
+async def _kill_all_under_leases(depot: Depot) -> None:
+    """Kill every worker at one moment in which at least one of them holds leases, whatever the dice did before."""
+    for name in CARRIERS[1:]:  # so that calls are under way most of the time
+        await depot.twins.control.fault(name, "slow", delay_s=0.2, only="writes")
+    await depot.order(60)
+
+    async def are_stopped_under_leases() -> bool:
+        for worker in depot.workers:
+            worker.freeze()
+        if await depot.number("select count(*) from lane where lease_until_us > 0") > 0:
+            return True
+        for worker in depot.workers:
+            worker.thaw()
+        return False
+
+    await eventually(are_stopped_under_leases, "a worker is stopped while it holds leases")
+    for worker in list(depot.workers):
+        depot.kill(worker)
+    for name in CARRIERS[1:]:
+        await depot.twins.control.clear(name)
+
+
+async def _has_expired(depot: Depot) -> bool:
+    return await depot.number("select count(*) from attempt where kind = 'expired'") > 0
+
+
+async def _has_cases(depot: Depot) -> bool:
+    return await depot.number("select count(*) from reconciliation") > 0
 
 
 async def _delivered_at_least(depot: Depot, count: int) -> bool:

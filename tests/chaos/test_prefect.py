@@ -52,8 +52,13 @@ class Server:
 
     async def is_told_completed(self) -> bool:
         async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
-            runs = (await client.post("/flow_runs/filter", json={})).json()
-        return [run["state_type"] for run in runs] == ["COMPLETED"]
+            try:
+                answer = await client.post("/flow_runs/filter", json={})
+            except httpx.TransportError:
+                return False
+        if answer.status_code in (429, 500, 503):  # its SQLite is busy
+            return False
+        return [run["state_type"] for run in answer.json()] == ["COMPLETED"]
 
     def environment(self, hub_file: Path) -> dict[str, str]:
         """Of a process that speaks to it about a hub."""

@@ -179,10 +179,12 @@ async def test_migration_whose_statement_takes_too_long_changes_nothing(
 async def test_vacuum_may_take_longer_than_a_statement_of_a_worker(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tideover.staging.database.COMMAND_TIMEOUT_S", 1.0)
     url = postgres.new_database()
+    patient = open_database(url)
+    await patient.upgrade(migrate.upgrade)
+    await patient.close()
+    monkeypatch.setattr("tideover.staging.database.COMMAND_TIMEOUT_S", 1.0)
     database = open_database(url)
-    await database.upgrade(migrate.upgrade)
     other = await asyncpg.connect(url)
     async with other.transaction():
         await other.execute("lock table lane in share update exclusive mode")

@@ -13,7 +13,7 @@ from tideover.staging.database import open_database
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flows.episodes import Companions
 from flows.failback import failback
 from flows.failover import failover
 from flows.sync import read_all, sync
-from tasks import hub
+from tasks import drain, hub
 from tests.flows.conftest import ROOT, free_port
 from tests.flows.live import Live, artifact, artifact_with, shipping_hub
 from tests.flows.test_worker import a_worker, ended
@@ -48,6 +49,14 @@ async def live(tmp_path: Path, prefect: PrefectClient, monkeypatch: pytest.Monke
     async with shipping_hub(tmp_path) as found:
         monkeypatch.setenv(HUB_VARIABLE, str(found.file))
         yield found
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Ends the deliveries that linger, once a test has seen what it waited for."""
+    event = asyncio.Event()
+    monkeypatch.setattr("flows.deliver.drain", partial(drain, stop=event))
+    return event
 
 
 async def run(shipped: Any, **parameters: Any) -> State[Any]:
@@ -151,13 +160,13 @@ async def test_delivery_that_fails_over_and_parks_ends_parked_and_says_both(live
 
 
 async def test_lingering_delivery_shows_failover_and_failback_while_they_happen(
-    live: Live, prefect: PrefectClient, prefect_raw: httpx.AsyncClient
+    live: Live, prefect: PrefectClient, prefect_raw: httpx.AsyncClient, stop: asyncio.Event
 ) -> None:
     await live.twins.fault("carrier-a", "down")
     await live.twins.seed("orders", 10)
     await run(reading)
     began = datetime.now(UTC).isoformat()
-    lingering = asyncio.create_task(run(deliver, target="shipping", linger_s=40.0))
+    lingering = asyncio.create_task(run(deliver, target="shipping", linger_s=600.0))
     run_id = await begun_since(prefect_raw, began)
     async with asyncio.timeout(150):
         while ("failover-shipping", "FailedOver") not in await children(prefect_raw, run_id):
@@ -176,6 +185,7 @@ async def test_lingering_delivery_shows_failover_and_failback_while_they_happen(
     assert "| ended | FailedBack |" in told
     assert "| share reached | 100% |" in told
     assert (await standing(live)).providers[0].trust.phase is Phase.SERVING
+    stop.set()
     state = await lingering
     assert state.name == "FailedOver"
     await conserved(live, start - 1)
@@ -200,7 +210,7 @@ async def test_delivery_that_ends_while_the_provider_comes_back_says_failing_bac
 
 
 async def test_provider_that_fails_on_its_way_back_is_shown_as_relapsed(
-    live: Live, prefect_raw: httpx.AsyncClient
+    live: Live, prefect_raw: httpx.AsyncClient, stop: asyncio.Event
 ) -> None:
     live.file.write_text(live.file.read_text().replace('"ramp": "200ms"', '"ramp": "10m"'))
     await live.twins.fault("carrier-a", "down")
@@ -208,7 +218,7 @@ async def test_provider_that_fails_on_its_way_back_is_shown_as_relapsed(
     await run(sync, route=ROUTE)
     await live.twins.clear("carrier-a")
     began = datetime.now(UTC).isoformat()
-    lingering = asyncio.create_task(run(deliver, target="shipping", linger_s=30.0))
+    lingering = asyncio.create_task(run(deliver, target="shipping", linger_s=600.0))
     run_id = await begun_since(prefect_raw, began)
     start = 6
     async with asyncio.timeout(150):
@@ -224,8 +234,12 @@ async def test_provider_that_fails_on_its_way_back_is_shown_as_relapsed(
             await live.twins.seed("orders", 10, start=start)
             await run(reading)
             start += 10
+        while ("failback-shipping", "Relapsed") not in await children(prefect_raw, run_id):
+            await asyncio.sleep(0.1)
+        while (await standing(live)).waiting:
+            await asyncio.sleep(0.1)
+    stop.set()
     await lingering
-    assert ("failback-shipping", "Relapsed") in await children(prefect_raw, run_id)
     assert "ramp" in await artifact(prefect_raw, "failback-shipping")
     await conserved(live, start - 1)
 

@@ -63,11 +63,11 @@ async def run(shipped: Any, **parameters: Any) -> State[Any]:
 
 
 async def deliver_until_there(live: Live, target: str, count: int) -> State[Any]:
-    """Runs of `deliver` until the target has so many records, and its last state."""
+    """Runs of `deliver` until the target has so many records and its answers came, and the last one's state."""
     async with asyncio.timeout(120):
         while True:
             state = await run(deliver, target=target, linger_s=2.0)
-            if live.holds(target)[0] >= count:
+            if live.holds(target)[0] >= count and state.name != "Queued":
                 return state
 
 
@@ -172,7 +172,7 @@ async def test_lingering_run_tells_of_an_outage_and_its_end_while_it_is_still_al
     await live.twins.seed("orders", 20)
     await live.twins.fault("erp", "down")
     await run(sync, route="orders-to-erp")
-    lingering = asyncio.create_task(run(deliver, target="erp", linger_s=60.0))
+    lingering = asyncio.create_task(run(deliver, target="erp", linger_s=600.0))
 
     await live.twins.clear("erp")
     await artifact_with(prefect_raw, "tideover-health", "| erp | closed |")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ class Worker:
     def kill(self) -> None:
         """kill -9, the worker and the runs under it alike: what a power cut does to a machine."""
         for child in _descendants(self.process.pid):
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(child, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -254,10 +255,12 @@ async def test_f33_both_carriers_down_wait_without_spinning_and_drain_when_they_
             await asyncio.sleep(0.5)  # what was under way ends
             rt.store.database = counting = Counting(rt.store.database)
             before, turns = {name: calls(twins, name) for name in CARRIERS}, len(await kinds(rt))
+            began = time.monotonic()
             await asyncio.sleep(2)  # time itself is what is measured
             # One probe for each time that a breaker is half open (every 160 ms here), and a question now and then.
-            assert all(calls(twins, name) - before[name] <= 2 / 0.16 + 16 for name in CARRIERS)
-            assert counting.writes <= 150
+            watched_s = time.monotonic() - began
+            assert all(calls(twins, name) - before[name] <= watched_s / 0.16 + 16 for name in CARRIERS)
+            assert counting.writes <= 75 * watched_s
             assert len(await kinds(rt)) == turns
             assert progress.delivered == 0
             for name in CARRIERS:

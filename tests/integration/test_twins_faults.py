@@ -17,7 +17,8 @@ import pytest
 from tideover.twins import CREDENTIALS, KINDS, NAMES, TwinHost
 
 PARCEL = {"external_shipment_id": "k", "weight_kg": 1}
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+BRIEFLY = httpx.Timeout(PATIENCE_S, read=0.2)  # only the answer is not waited for long
 
 
 @pytest.fixture
@@ -122,10 +123,10 @@ async def _fails(call: Callable[[], Awaitable[object]]) -> bool:
 async def test_hang_never_answers_and_does_nothing(host: TwinHost, carrier: httpx.AsyncClient) -> None:
     await host.fault("carrier-a", "hang")
     with pytest.raises(httpx.ReadTimeout):
-        await book(carrier, timeout=0.2)
+        await book(carrier, timeout=BRIEFLY)
     with pytest.raises(httpx.ReadTimeout):
-        await carrier.get("/v1/health", timeout=0.2)
-    assert harmed(host) == 2
+        await carrier.get("/v1/health", timeout=BRIEFLY)
+    await eventually(lambda: harmed(host) == 2)
     await host.clear("carrier-a")
     assert (await book(carrier)).status_code == 201
     assert booked(host) == 1
@@ -146,7 +147,7 @@ async def test_hang_late_when_cleared_works_off_even_what_was_given_up(
 ) -> None:
     await host.fault("carrier-a", "hang", late=True)
     with pytest.raises(httpx.ReadTimeout):
-        await book(carrier, timeout=0.2)
+        await book(carrier, timeout=BRIEFLY)
     assert booked(host) == 0
     await host.clear("carrier-a")
     await eventually(lambda: booked(host) == 1)
@@ -155,7 +156,7 @@ async def test_hang_late_when_cleared_works_off_even_what_was_given_up(
 async def test_hang_with_a_count_holds_only_so_many_calls(host: TwinHost, carrier: httpx.AsyncClient) -> None:
     await host.fault("carrier-a", "hang", count=1)
     with pytest.raises(httpx.ReadTimeout):
-        await book(carrier, timeout=0.2)
+        await book(carrier, timeout=BRIEFLY)
     assert (await book(carrier)).status_code == 201
 
 
@@ -167,7 +168,7 @@ async def test_slow_takes_its_time_and_works_even_if_the_caller_leaves(
     assert (await book(carrier)).status_code == 201
     assert time.monotonic() - began >= 0.3
     with pytest.raises(httpx.ReadTimeout):
-        await book(carrier, timeout=0.05)
+        await book(carrier, timeout=httpx.Timeout(PATIENCE_S, read=0.05))
     await eventually(lambda: booked(host) == 2)
 
 
@@ -176,7 +177,7 @@ async def test_slow_when_a_key_is_still_at_work_refuses_it_with_409(host: TwinHo
     async with caller(host, "erp") as erp:
         answer = await erp.post("/oauth2/token", data={"grant_type": "client_credentials"}, auth=secret)
         headers = {"authorization": f"Bearer {answer.json()['access_token']}", "idempotency-key": "one"}
-        await host.fault("erp", "slow", delay_s=0.5, count=1)
+        await host.fault("erp", "slow", delay_s=3.0, count=1)
         async with asyncio.TaskGroup() as group:
             first = group.create_task(erp.post("/erp/v1/orders", json={"external_id": "k"}, headers=headers))
             await eventually(lambda: harmed(host, "erp") == 1)
@@ -204,8 +205,8 @@ async def test_drip_gives_a_byte_at_a_time(host: TwinHost, carrier: httpx.AsyncC
 async def test_commit_then_hang_does_the_work_and_never_answers(host: TwinHost, carrier: httpx.AsyncClient) -> None:
     await host.fault("carrier-a", "commit_then_hang", count=1)
     with pytest.raises(httpx.ReadTimeout):
-        await book(carrier, timeout=0.2)
-    assert booked(host) == 1
+        await book(carrier, timeout=BRIEFLY)
+    await eventually(lambda: booked(host) == 1)
 
 
 @pytest.mark.parametrize(("kind", "effects"), [("commit_then_drop", 1), ("drop", 0)])
@@ -368,7 +369,7 @@ async def test_host_stops_within_seconds_while_a_call_is_held(tmp_path: Path, ki
             call = asyncio.create_task(_fails(lambda: book(carrier)))
             await eventually(lambda: harmed(host) == 1)
             began = time.monotonic()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE_S / 2, "it waited for the caller"
         assert await call
 
 

@@ -118,17 +118,17 @@ def test_bytes_when_not_utf8_are_refused_at_their_place() -> None:
 
 
 def test_f55_alias_bomb_when_read_is_refused_at_once() -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     found = problems_of(ALIAS_BOMB)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     assert len(found) == 9 + 8 * 9
     assert all("is an a" in p.what for p in found)
 
 
 def test_bomb_when_huge_is_given_up_early() -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     assert len(problems_of("a: [" + "*x," * 300_000 + "]")) == 100
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_document_when_several_things_are_wrong_names_them_all_in_order() -> None:
