@@ -30,6 +30,7 @@ async def replay(
         replayed = await replay_parked(route, records or [], code)
         await publish(rt)
     message = f"{replayed.replayed} replayed, {replayed.still_broken} still broken"
+    message += f" ({replayed.why})" if replayed.why else ""
     logger().info(message)
     data = {"replayed": replayed.replayed, "still_broken": replayed.still_broken}
     return Completed(name="Parked" if replayed.still_broken else "Completed", message=message, data=data)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import orjson
 import pytest
 
@@ -535,6 +536,28 @@ async def test_replay_of_an_older_version_under_latest_gives_way_to_the_newer_on
     assert (audit.superseded, audit.parked, audit.faults) == (1, 0, ())
 
 
+async def test_settlement_is_told_also_when_the_database_goes_before_a_storm_is_restored(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written: asked again, it would count nothing as delivered or parked."""
+
+    async def away(_system: str) -> int:
+        raise HubUnavailable("the staging database can't be used")
+
+    await hub.stage(*((f"k{n}", n) for n in range(5)))
+    first, *others, last = await hub.claim()
+    await hub.settle(report(first, Accepted()))
+    for lease in others[:2]:
+        await hub.settle(report(lease, Rejected("SAME")))
+    monkeypatch.setattr(hub.store, "restore_storm", away)
+    settled = await hub.settle(report(last, Rejected("SAME")))
+    assert settled.gate.reason == "contract"
+    parked = len(await hub.store.parked(Selection()))
+    assert parked >= 2
+    monkeypatch.undo()
+    assert await hub.store.restore_storm("erp") == parked
+
+
 async def test_storm_never_restores_an_older_version_behind_a_newer_one(hub: Hub) -> None:
     hub.order = Order.SKIP
     await hub.stage(("a", 1), ("b", 1), ("c", 1))
@@ -581,6 +604,33 @@ async def test_lane_whose_records_are_gone_is_put_off_and_the_audit_says_so(hub:
     assert outlook.due_us is not None
     assert outlook.due_us > outlook.now_us
     assert (await hub.audit()).faults != ()
+
+
+async def test_replay_that_may_make_a_lane_anew_waits_for_whoever_stages_on_its_route(postgres: Postgres) -> None:
+    """Else both could make it, and the one that came second would be told that the database can't be used."""
+    url = postgres.new_database()
+    store = Store(open_database(url))
+    await store.migrate()
+    staging = await asyncpg.connect(url)
+    try:
+        hub = Hub(store, Clock(), Order.SKIP)
+        await store.stage(Batch("orders", "crm", [NewRecord("k", b"1")], order=Order.SKIP))
+        [lease] = await hub.claim()
+        await hub.settle(report(lease, Rejected("INVALID")))
+        for table in ("record", "lane"):  # as housekeeping does in time
+            await sql(url, f"delete from {table}")
+        [parked] = await store.parked(Selection())
+        async with staging.transaction():
+            await staging.execute("update cursor set route = route where route = 'orders'")
+            replaying = asyncio.create_task(store.replay([parked.id]))
+            while not await sql(url, "select 1 from pg_stat_activity where wait_event_type = 'Lock'"):
+                assert not replaying.done()
+                await asyncio.sleep(0.01)
+            assert await sql(url, "select count(*) from lane") == [(0,)]
+        assert await replaying == 1
+    finally:
+        await staging.close()
+        await store.close()
 
 
 async def test_restage_beside_staging_never_deadlocks(postgres: Postgres) -> None:

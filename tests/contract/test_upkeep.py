@@ -117,6 +117,40 @@ async def test_purge_of_a_lane_that_lives_on_takes_its_settled_records_only(hub:
     assert [r.payload for r in lease.records] == [b'"new"']
 
 
+async def test_record_that_its_source_still_lists_after_the_retention_is_not_new(hub: Hub) -> None:
+    """Each day it is listed, and what was not listed since yesterday would go."""
+    await hub.stage(("listed", 1), ("gone", 1))
+    await hub.deliver()
+    for _ in range(5):
+        hub.move(86_400)
+        await hub.stage(("listed", 1))
+        await hub.store.purge(ROUTE, 2 * 86_400 * SECOND_US)
+    assert await hub.claim() == []
+    assert await hub.rows("lane", "key") == [("listed",)]
+    assert await hub.rows("record", "count(*)") == [(0,)], "what was delivered long ago goes all the same"
+
+
+async def test_lane_that_is_listed_again_and_again_is_marked_once_a_day(hub: Hub) -> None:
+    await hub.stage(("k", 1))
+    await hub.deliver()
+    [(due_us,)] = await hub.rows("lane", "due_us")
+    for _ in range(20):
+        hub.move(3_600)
+        await hub.stage(("k", 1))
+    assert await hub.rows("lane", "due_us") == [(due_us,)]
+    hub.move(5 * 3_600)
+    await hub.stage(("k", 1))
+    assert await hub.rows("lane", "due_us") > [(due_us,)]
+
+
+async def test_lane_that_waits_keeps_its_turn_when_it_is_listed_again(hub: Hub) -> None:
+    await hub.stage(("k", 1))
+    before = await hub.rows("lane", "due_us, state")
+    hub.move(3 * 86_400)
+    await hub.stage(("k", 1))
+    assert await hub.rows("lane", "due_us, state") == before
+
+
 async def test_purge_counts_from_the_delivery_not_from_the_staging(hub: Hub) -> None:
     await hub.stage(("k", 1), ("k", 2))
     hub.move(100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +113,18 @@ def test_classify_with_any_rules_never_raises_and_says_one_short_line(
         assert len(outcome.detail.splitlines()) <= 1
     else:
         assert 200 <= status <= 299
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"), [("a-7", "a-7"), (7, "7"), ("x\x00y", None), ("x" * 1001, None), ("", None), (None, None)]
+)
+def test_reference_that_could_not_be_kept_is_none(said: object, taken: str | None) -> None:
+    body, operation = orjson.dumps({"id": said}), Operation(path="/", reference="id")
+    assert classify(answer(200, [], body, None), meaning(operation)) == Accepted(taken)
+    bulk = Bulk.model_validate({"path": "/", "size": 5, "match": "index", "ok": "`true`", "reference": "id"})
+    listed = answer(200, [], b"[" + body + b"]", None)
+    batch = [Outgoing("1", "1", b"{}")]
+    assert outcomes(listed, bulk, meaning(operation), batch, nothing) == [Accepted(taken)]
 
 
 @given(STATUSES, BODIES, TROUBLES, st.integers(2, 4), st.sampled_from(["index", "key"]))

@@ -72,6 +72,8 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
     console().print(line((f"{amount(done.replayed, 'record waits', 'records wait')} to be delivered again", "green")))
     if done.still_broken:
         cli.note((f"{amount(done.still_broken, 'record')} can still not be mapped, and stay parked", "yellow"))
+    if done.why:
+        cli.note((done.why, "yellow"))
 
 
 async def _correct(cli: Cli, records: list[str], payload: Path) -> None:

@@ -240,7 +240,8 @@ class Route(Strict):
     rpo: Duration | None = None
     """Recovery point objective: how old the newest staged record may be."""
     retention: Duration = 2_592_000.0
-    """How long delivered records and their attempts are kept."""
+    """How long delivered records and their attempts are kept. A source that lists everything each time has to do so
+    more often than this: what was not listed for longer is new when it is listed again, and is sent."""
     retry: Retry = Retry()
     """How a record is tried again whose attempts fail while its system is well."""
     on_unknown: Literal["hold", "reroute"] = "hold"

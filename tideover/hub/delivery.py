@@ -379,9 +379,11 @@ class Delivery:
         ends = await asyncio.gather(*settling, return_exceptions=True)
         self._episodes.end()
         self._note_progress()
-        with suppress(HubUnavailable):
-            await self._tick(is_last=True)
-        await self._sharing.end()
+        try:
+            with suppress(HubUnavailable):
+                await self._tick(is_last=True)
+        finally:
+            await self._sharing.end()
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):
                 raise end

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from tideover.config.models import Route
 from tideover.errors import SourceLoop
 from tideover.hub.mapping import Mapper
 from tideover.hub.runtime import Runtime
-from tideover.model import Broken, JsonObject, NewRecord, Staged
+from tideover.model import SECOND_US, Broken, JsonObject, NewRecord, Staged
 from tideover.staging.stage import Batch, CursorMove
 
 BATCH_RECORDS = 1_000
@@ -57,7 +58,7 @@ async def extract(rt: Runtime, route_name: str, *, limit: int = BATCH_RECORDS) -
     finally:
         await pages.aclose()
     move = None if cursor is None else CursorMove(start, cursor, is_last)
-    batch = Batch(route_name, route.source.system, records, broken, move, route.order)
+    batch = Batch(route_name, route.source.system, records, broken, move, route.order, _seen_every_us(route))
     return Extract(batch, read, is_last, fault)
 
 
@@ -89,7 +90,15 @@ async def stage_records(rt: Runtime, route_name: str, found: Iterable[JsonObject
     broken: list[Broken] = []
     sort_out(mapper, found, records, broken)
     route = rt.route(route_name)
-    return await rt.store.stage(Batch(route_name, route.source.system, records, broken, order=route.order))
+    seen_us = _seen_every_us(route)
+    return await rt.store.stage(
+        Batch(route_name, route.source.system, records, broken, order=route.order, seen_every_us=seen_us)
+    )
+
+
+def _seen_every_us(route: Route) -> int:
+    """Seldom, as it costs a write, but several times within the retention."""
+    return int(min(route.retention / 4, 86_400.0) * SECOND_US)
 
 
 def add(one: Staged, other: Staged) -> Staged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Mapper:
 
     def map(self, record: JsonObject) -> NewRecord | Broken | None:
         """The record to stage; `Broken` with the reason when it can't be; None when the mapping leaves it out."""
-        source = encode(record) if self._may_spoil else None
+        source = source_of(record) if self._may_spoil else None
         key = ""
         try:
             key = _key_text(self._key(record))
@@ -40,15 +41,15 @@ class Mapper:
             mapped = self._transform(record)
             if mapped is None:
                 return None
-            payload = encode(mapped)
+            payload = _payload(mapped)
         except MappingError as error:
-            return Broken(key, source or encode(record), "mapping", str(error))
+            return Broken(key, source or source_of(record), "mapping", str(error))
         except Exception as error:  # noqa: BLE001 - a mapping is the user's code: whatever it raises is that record's
             # Only the kind: the text of an exception may quote the record.
-            return Broken(key, source or encode(record), "mapping", f"the mapping raised {type(error).__name__}")
+            return Broken(key, source or source_of(record), "mapping", f"the mapping raised {type(error).__name__}")
         if len(payload) > self._max_bytes:
             detail = f"it has {len(payload)} bytes, more than the limit of {self._max_bytes}"
-            return Broken(key, source or encode(record), "too_large", detail)
+            return Broken(key, source or source_of(record), "too_large", detail)
         return NewRecord(key, payload, priority)
 
 
@@ -82,6 +83,43 @@ def encode(record: Any) -> bytes:
         ).encode()
 
 
+def _payload(mapped: JsonObject) -> bytes:
+    try:
+        return encode(mapped)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise MappingError(f"it holds what JSON has no word for ({type(error).__name__})") from error
+
+
+def source_of(record: Any) -> bytes:
+    """A source record as JSON, whatever it holds: what JSON has no word for is there as Python shows it."""
+    try:
+        return encode(record)
+    except (ValueError, TypeError):
+        return orjson.dumps(_plain(record))
+    except RecursionError:
+        return b'{"unreadable":"it is nested too deeply"}'
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {_text(name): _plain(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case bool() | None:
+            return value
+        case int() if -(2**63) <= value < 2**64:
+            return value
+        case float() if math.isfinite(value):
+            return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """Half of a surrogate pair as `?`."""
+    return str(value).encode(errors="replace").decode()
+
+
 def _key_text(found: Any) -> str:
     if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
         raise MappingError("its business key is missing, or is neither text nor a whole number")
@@ -90,6 +128,8 @@ def _key_text(found: Any) -> str:
         raise MappingError(f"its business key has {len(text)} characters, more than {MAX_KEY}")
     if "\x00" in text:
         raise MappingError("its business key holds a NUL character, which no database keeps")
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise MappingError("its business key holds half of a surrogate pair, which is no text")
     return text
 
 

@@ -218,8 +218,16 @@ async def reconcile(rt: Runtime, spell_s: float = SPELL_S) -> dict[str, Reconcil
             return await _raise_all(rt, system)
         return await _visit(rt, system, until)
 
-    done = await asyncio.gather(*(visit(system) for system in systems))
-    return {system: result for system, result in zip(systems, done, strict=True) if result != Reconciled()}
+    # To the end, whatever becomes of the others: nobody may close the hub under one that has a case under way.
+    done = await asyncio.gather(*(visit(system) for system in systems), return_exceptions=True)
+    for failed in done:
+        if isinstance(failed, BaseException):
+            raise failed
+    return {
+        system: result
+        for system, result in zip(systems, done, strict=True)
+        if isinstance(result, Reconciled) and result != Reconciled()
+    }
 
 
 async def _visit(rt: Runtime, system: str, until: float) -> Reconciled:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from tideover.errors import Refused
+from tideover.errors import CorruptPayload, Refused
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord, Order
 from tideover.staging.parking import Parked, Selection
@@ -14,10 +14,15 @@ from tideover.staging.parking import Parked, Selection
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """`still_broken`: records parked at intake that today's mapping still can't turn into anything."""
+    """`still_broken`: records parked at intake that today's mapping still can't turn into anything, or that could not
+    even be tried; `why` tells of the last of those."""
 
     replayed: int = 0
     still_broken: int = 0
+    why: str = ""
+
+    def plus(self, other: Replayed) -> Replayed:
+        return Replayed(self.replayed + other.replayed, self.still_broken + other.still_broken, other.why or self.why)
 
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
@@ -28,24 +33,25 @@ async def replay(rt: Runtime, selection: Selection) -> Replayed:
     latest = {name for name, route in rt.config.routes.items() if route.order is Order.LATEST}
     while batch := await rt.store.parked(selection):
         ready = [p.id for p in batch if not p.at_intake]
-        count = await rt.store.replay(ready, latest) if ready else 0
-        mended, broken = await _remap(rt, [p for p in batch if p.at_intake])
-        total = Replayed(total.replayed + count + mended, total.still_broken + broken)
+        total = total.plus(Replayed(await rt.store.replay(ready, latest) if ready else 0))
+        for parked in batch:
+            if parked.at_intake:
+                total = total.plus(await _remap(rt, parked))
         selection = replace(selection, after=batch[-1].id)
     return total
 
 
-async def _remap(rt: Runtime, batch: list[Parked]) -> tuple[int, int]:
-    mended = broken = 0
-    for parked in batch:
+async def _remap(rt: Runtime, parked: Parked) -> Replayed:
+    """Those behind one that can't be tried must not wait for it: its route may be gone, its payload altered."""
+    try:
         mapper = rt.mapper(parked.route)
         source = _decoded(await rt.store.parked_payload(parked.id))
-        mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
-        if isinstance(mapped, Broken):
-            broken += 1
-        elif await rt.store.restage(parked.id, mapped, rt.route(parked.route).order):
-            mended += 1
-    return mended, broken
+    except (Refused, CorruptPayload) as error:
+        return Replayed(still_broken=1, why=f"record {parked.record}: {error}")
+    mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
+    if isinstance(mapped, Broken):
+        return Replayed(still_broken=1)
+    return Replayed(int(await rt.store.restage(parked.id, mapped, rt.route(parked.route).order)))
 
 
 def _decoded(payload: bytes) -> JsonObject | None:

@@ -96,6 +96,11 @@ def replay(
     one that newer versions passed.
     """
     count = 0
+    of_these = (
+        f"select distinct route from parked where closed_us = 0 and id {tx.dialect.in_list('ids')} order by route"
+    )
+    for route in tx.conn.execute(text(of_these), {"ids": tx.dialect.array(sorted(ids))}).scalars().all():
+        lock_cursor(tx, route)  # a lane may have to be made anew; before any lane, as staging does
     for row in _lock(tx, ids):
         if row.at_intake:
             continue

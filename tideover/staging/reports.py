@@ -211,6 +211,11 @@ def audit(tx: Transaction, routes: Sequence[str], on_lanes: Callable[[int], None
     ]
 
 
+def staged_routes(tx: Transaction) -> list[str]:
+    """Every route that ever staged anything, also those that are no longer in the configuration."""
+    return list(tx.conn.execute(text("select route from cursor order by route")).scalars())
+
+
 def _stretch(tx: Transaction, after: int | None) -> tuple[int, int]:
     """How many lanes come next, and the id of the last of them."""
     beyond = "" if after is None else "where id > :after"

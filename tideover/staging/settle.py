@@ -130,6 +130,8 @@ def _write_attempts(tx: Transaction, system: str, decided: Plan) -> None:
     rows = []
     for lane, attempt in decided.attempts:
         outcome, code, detail, reference = describe(attempt.outcome)
+        if reference is not None and "\x00" in reference:
+            reference = None  # PostgreSQL has no place for it, and would refuse the whole settlement
         rows.append(
             (
                 lane.id, attempt.record.seq, attempt.record.id, lane.route, system, lane.token, attempt.kind.value,

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, text
 
 from tideover.errors import Overtaken
-from tideover.model import Broken, HubEvent, NewRecord, Order, Staged, content_hash, lane_id
+from tideover.model import SECOND_US, Broken, HubEvent, NewRecord, Order, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
 from tideover.staging import schema
@@ -47,7 +47,7 @@ class CursorMove:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one stage call takes. `system` is the source's name, for the records parked at intake; `order` is the
-    route's."""
+    route's. `seen_every_us`: how old the mark on a lane may grow, that its source still lists it."""
 
     route: str
     system: str
@@ -55,6 +55,7 @@ class Batch:
     broken: Sequence[Broken] = ()
     move: CursorMove | None = None
     order: Order = Order.BLOCK
+    seen_every_us: int = 86_400 * SECOND_US
 
 
 def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
@@ -73,6 +74,7 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     _make_own_lanes(tx, batch.route, intake)
     _make_lanes(tx, batch.route, intake, {lane: record.key for lane, record in keyed})
     _advance_lanes(tx, intake)
+    _mark_seen(tx, batch, intake, tails)
     parked = _park_broken(tx, batch, sealer)
     staged = len(intake.placed)
     if staged:
@@ -86,7 +88,7 @@ def _lock_lanes(tx: Transaction, batch: Batch, lanes: Collection[int]) -> dict[i
     """The lanes' tails, locked in the order of their ids, as settling does: the same order, so no deadlock.
 
     One that is not there, or that housekeeping removes at this moment, is new. Nobody else makes it meanwhile: whoever
-    stages holds the route's cursor.
+    makes lanes holds the route's cursor.
     """
     if not lanes:
         return {}
@@ -181,6 +183,21 @@ def _advance_lanes(tx: Transaction, intake: Intake) -> None:
     if intake.superseded:  # what was tried in vain was another record
         fresh = {"ids": tx.dialect.array(sorted(intake.superseded))}
         tx.conn.execute(text(f"update lane set attempts = 0 where id {tx.dialect.in_list('ids')}"), fresh)
+
+
+def _mark_seen(tx: Transaction, batch: Batch, intake: Intake, tails: Mapping[int, LaneTail]) -> None:
+    """A drained lane is removed once it was quiet for the route's retention, and what it knew of its newest content
+    with it. So what is listed again without a change must not be quiet: it would be sent again as new."""
+    until = tx.now_us - batch.seen_every_us
+    seen = [
+        lane
+        for lane, tail in tails.items()
+        if tail.due_us < until and tail.state == LaneState.IDLE and lane not in intake.tails
+    ]
+    if seen:
+        among = tx.dialect.in_list("ids")
+        bound = {"now": tx.now_us, "ids": tx.dialect.array(sorted(seen))}
+        tx.conn.execute(text(f"update lane set due_us = :now where id {among}"), bound)
 
 
 _STANDING = ("last_seq", "done_seq", "last_hash", "priority", "state", "due_us")

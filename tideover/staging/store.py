@@ -10,9 +10,11 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from tideover.errors import HubUnavailable
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -140,7 +142,8 @@ class Store:
         """Write what became of leased records. Doing it again changes nothing."""
         settled = await self.database.write(lambda tx: settling.settle(tx, settlement, self._sealer, self._spread))
         if settled.gate.reason == "contract":
-            await self.restore_storm(settlement.system)
+            with suppress(HubUnavailable):  # it is settled; whoever probes the system puts back what is left
+                await self.restore_storm(settlement.system)
         return settled
 
     async def outlook(self, routes: Sequence[str], ready: Sequence[str]) -> ahead.Outlook:

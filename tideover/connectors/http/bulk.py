@@ -8,8 +8,8 @@ from typing import Final
 
 from tideover.config.rest import Bulk
 from tideover.connectors.http.answer import Answer, Undecodable, decode
-from tideover.connectors.http.classify import MAX_REFERENCE, RETRY, Meaning, classify, fitting_rule
-from tideover.connectors.http.expressions import FAULT, find, is_true, text
+from tideover.connectors.http.classify import RETRY, Meaning, classify, fitting_rule
+from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, tidy
 from tideover.model import Accepted, Outcome, Outgoing, Rejected, Unknown, Unsent
 
@@ -78,8 +78,7 @@ def _outcome(result: object, bulk: Bulk, hidden: Hidden) -> Outcome:
     if ok is FAULT:
         return Unknown("unreadable", "its result can't be told")
     if is_true(ok):
-        reference = text(bulk.reference, result)
-        return Accepted(reference if reference is not None and len(reference) <= MAX_REFERENCE else None)
+        return Accepted(reference(bulk.reference, result))
     code = text(bulk.code, result)
     detail = tidy(text(bulk.detail, result) or "", hidden)
     if code in bulk.retry_codes:

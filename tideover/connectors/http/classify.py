@@ -25,12 +25,11 @@ from dataclasses import dataclass, replace
 
 from tideover.config.rest import ErrorRule, Operation, Rest, VoidCall
 from tideover.connectors.http.answer import Answer, Undecodable, decode, is_json
-from tideover.connectors.http.expressions import FAULT, find, is_true, text
+from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
 from tideover.connectors.http.throttle import DEFAULT_DELAY_S, capped, delay_s, retry_after_s
 from tideover.model import CREDENTIALS, Accepted, Outcome, Rejected, Throttled, Unknown, Unsent
 
-MAX_REFERENCE = 1000  # characters; a longer "id" is none
 RETRY = "retry"  # the Unsent code of a rejection that is the system's fault, by one of `retry_codes`
 
 
@@ -121,7 +120,7 @@ def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) 
     detail = _said(answer, meaning, hidden)
     match rule.outcome:
         case "accepted":
-            return Accepted(_reference(meaning.reference, _decoded(answer)))
+            return Accepted(reference(meaning.reference, _decoded(answer)))
         case "rejected":
             return Rejected(_code(answer, meaning, rule.code, hidden), detail)
         case "throttled":
@@ -151,7 +150,7 @@ def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
             return Unknown("unreadable", f"{detail}, `ok` can't be told")
         if not is_true(ok):
             return _refusal(answer, meaning, hidden)
-    return Accepted(_reference(meaning.reference, value))
+    return Accepted(reference(meaning.reference, value))
 
 
 def is_body_spare(answer: Answer, meaning: Meaning) -> bool:
@@ -213,8 +212,3 @@ def _decoded(answer: Answer) -> object:
         return decode(answer.body)
     except Undecodable:
         return None
-
-
-def _reference(expression: str | None, value: object) -> str | None:
-    found = text(expression, value)
-    return found if found is not None and len(found) <= MAX_REFERENCE else None

@@ -12,6 +12,7 @@ class Fault:
 
 
 FAULT: Final = Fault()
+MAX_REFERENCE = 1000  # characters; a longer "id" is none
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 
 
@@ -26,6 +27,12 @@ def find(expression: str, value: object) -> object:
 def is_true(value: object) -> bool:
     """JMESPath's truth, of which a fault is no part."""
     return not (value is FAULT or is_false(value))
+
+
+def reference(expression: str | None, value: object) -> str | None:
+    """The provider's own id of a record. One that no database keeps and no URL carries is none."""
+    found = text(expression, value)
+    return found if found is not None and len(found) <= MAX_REFERENCE and "\x00" not in found else None
 
 
 def text(expression: str | None, value: object) -> str | None:

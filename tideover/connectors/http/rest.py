@@ -14,7 +14,8 @@ from tideover.connectors.http.allowance import Allowance
 from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer, Undecodable, decode
 from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, Signed
 from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_refused, meaning_of, plain_meaning
-from tideover.connectors.http.expressions import FAULT, find, is_true, text
+from tideover.connectors.http.expressions import FAULT, find, is_true
+from tideover.connectors.http.expressions import reference as reference_in
 from tideover.connectors.http.message import Request
 from tideover.connectors.http.requests import Call, Unusable, address, fill_params, fill_path, origin_of, usual_headers
 from tideover.connectors.http.scrub import Hidden, values
@@ -241,4 +242,4 @@ def _found(answer: Answer, found: str, reference: str | None) -> LookUp:
     has_it = find(found, value)
     if has_it is FAULT:
         return Unknown("unreadable", "`found` can't be told")
-    return Found(text(reference, value)) if is_true(has_it) else Missing()
+    return Found(reference_in(reference, value)) if is_true(has_it) else Missing()

@@ -96,7 +96,7 @@ def _lasts_s(expires_in: object) -> float:
     """Some systems write the seconds as a string. No end, or none that makes sense: until it is refused."""
     try:
         life = float(expires_in) if isinstance(expires_in, int | float | str) else math.inf
-    except ValueError:
+    except (ValueError, OverflowError):
         life = math.inf
     return max(life - _MARGIN_S, life * 0.8) if life > 0 else math.inf
 

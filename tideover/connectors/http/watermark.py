@@ -12,7 +12,6 @@ Loops are found by Brent's method in constant memory: the token and content of o
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -116,7 +115,7 @@ def parse(value: object, written: Format) -> int | None:
         return _parse_iso(value) if isinstance(value, str) else None
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value.strip()) else None
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not -_LAST_US <= value <= _LAST_US:
         return None
     us = round(value * (SECOND_US if written == "epoch_s" else 1000))
     return us if 0 <= us <= _LAST_US else None
