@@ -15,7 +15,7 @@ import httpx
 
 from blocks.apply import apply_blocks
 from tests.twinhubs import ORDERS, SHIPMENTS, SHIPPING, write_hub
-from tideover.twins import CREDENTIALS, TwinHost
+from tideover.twins import CREDENTIALS, NAMES, TwinHost
 
 TICKETS: dict[str, Any] = {
     "source": {"system": "crm", "stream": "tickets"},
@@ -25,6 +25,8 @@ TICKETS: dict[str, Any] = {
 }
 ROUTES: dict[str, Any] = {"orders-to-erp": ORDERS, "tickets-to-support": TICKETS}
 CARRIERS = ("carrier-a", "carrier-b")
+# Nothing hangs in tests of flows, and Prefect's server shares the machine: a slow answer must not pass for none.
+PATIENT: dict[str, Any] = {"timeouts": {"connect": "5s", "read": "8s", "total": "10s"}}
 
 
 @dataclass
@@ -99,7 +101,8 @@ async def live_hub(
         blocks = folder / "blocks.yaml"
         blocks.write_text(json.dumps(blocks_for(twins.urls), indent=1))
         await apply_blocks(blocks)
-        yield Live(twins, write_hub(folder, database, routes or ROUTES, systems, groups))
+        patient = {name: {**PATIENT, **(systems or {}).get(name, {})} for name in NAMES}
+        yield Live(twins, write_hub(folder, database, routes or ROUTES, patient, groups))
 
 
 @asynccontextmanager
