@@ -220,18 +220,22 @@ async def test_down_target_keeps_its_records_and_drains_when_it_is_back(rt: Runt
     assert names == ["tideover.system.down", "tideover.system.restored", "tideover.system.drained"]
 
 
-async def test_system_without_probe_is_tried_with_one_real_record_at_a_time(rt: Runtime, erp: FakeSystem) -> None:
+async def test_system_without_probe_is_tried_with_one_real_record_at_a_time(
+    database_url: str, erp: FakeSystem, clock: Clock
+) -> None:
     erp.answer = lambda _: Unsent("refused")
-    await stage(rt, *(f"k{i}" for i in range(20)))
-    await deliver(rt)
-    calls = erp.calls
-    await asyncio.sleep(0.12)
-    assert (await deliver(rt)).ending == Ending.DOWN
-    assert erp.calls == calls + 1
-    erp.answer = lambda _: Accepted()
-    await asyncio.sleep(0.12)
-    assert (await deliver(rt)).ending == Ending.DRAINED
-    assert len(erp.effects) == 20
+    config = hub_config(systems={"erp": {"breaker": {"failures": 3, "open_for": "60s", "max_open": "60s"}}})
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}, clock=clock) as rt:
+        await stage(rt, *(f"k{i}" for i in range(20)))
+        await deliver(rt)
+        calls = erp.calls
+        clock.ahead_us += 120 * SECOND_US
+        assert (await deliver(rt)).ending == Ending.DOWN
+        assert erp.calls == calls + 1
+        erp.answer = lambda _: Accepted()
+        clock.ahead_us += 120 * SECOND_US
+        assert (await deliver(rt)).ending == Ending.DRAINED
+        assert len(erp.effects) == 20
 
 
 async def test_f20_throttle_pauses_without_opening_and_loses_nothing(rt: Runtime, erp: FakeSystem) -> None:

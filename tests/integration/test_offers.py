@@ -138,7 +138,7 @@ async def test_record_that_comes_while_a_system_is_due_is_offered_to_it_first(sc
             await scene.until(lambda number=number: f"down-{number}" in scene.b.keys_in_order())  # type: ignore[misc]
             assert (await scene.rt.store.gate(A)).state is not State.CLOSED
             scene.a.answer = lambda _: well
-            await asyncio.sleep(0.3)  # it is due
+            await asyncio.sleep(1.0)  # it is due, and looks have become rare
             await scene.stage(f"well-{number}")
             await scene.until(lambda number=number: scene.has(f"well-{number}"))  # type: ignore[misc]
             offered += f"well-{number}" in scene.a.keys_in_order()
