@@ -8,10 +8,11 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from tests.databases import sql
 from tests.fuzz.budget import budget, emptied
 from tests.hubs import hub_config, running
 from tideover.config.rest import Limits, Operation, Rest, Timeouts
@@ -48,7 +49,18 @@ HEADERS = st.lists(
     unique_by=lambda header: header[0],
 )
 BODIES = st.sampled_from(
-    [b"", b'{"id": 7}', b'{"id": null}', b"[]", b"[" * 2000, b"<html>", b"\xff\xfe", b'"\\ud800"', b"1e999"]
+    [
+        b"",
+        b'{"id": 7}',
+        b'{"id": null}',
+        b'{"id": "x\\u0000y"}',
+        b"[]",
+        b"[" * 2000,
+        b"<html>",
+        b"\xff\xfe",
+        b'"\\ud800"',
+        b"1e999",
+    ]
 )
 
 
@@ -203,12 +215,14 @@ QUICK = st.builds(
     is_reset=st.sampled_from([False] * 5 + [True]),
 )
 WELL = Given(201, [], b'{"id": "P-1"}', "length", None, is_late=False, is_reset=False)
+ODD = replace(WELL, body=b'{"id": "x\\u0000y"}')  # a reference that PostgreSQL has no place for
 HONEST = st.tuples(QUICK, st.booleans()).filter(lambda it: it[1] or not 200 <= it[0].status <= 299)
 SAYS_NO = (400, 404, 409, 410, 422)
 _rounds = itertools.count()
 
 
 @budget(10)
+@example(answers=[(ODD, True)])
 @given(answers=st.lists(HONEST, min_size=3, max_size=12))
 def test_record_is_done_once_or_parked_for_what_was_said_whatever_a_provider_answers_meanwhile(
     database_url: str, answers: list[tuple[Given, bool]]
@@ -228,7 +242,9 @@ async def _delivered(url: str, provider: Provider, keys: list[str]) -> set[str]:
     config = hub_config(routes={"orders": {"retry": {"base": "10ms", "cap": "50ms", "max_attempts": 1000}}})
     async with Adversary() as server:
         server.on("*", provider.serve)
-        erp = _connector(server, config.systems["erp"].rest, PATIENT)
+        described = config.systems["erp"].rest.model_dump()
+        described["operations"]["take"]["reference"] = "id"
+        erp = _connector(server, Rest.model_validate(described), PATIENT)
         async with running(config, url, {"erp": erp}) as rt:
             await emptied(url)
             records = [NewRecord(key, json.dumps({"id": key}).encode()) for key in keys]
@@ -240,4 +256,6 @@ async def _delivered(url: str, provider: Provider, keys: list[str]) -> set[str]:
             [audit] = await rt.store.audit(["orders"])
             assert not audit.faults
             assert not audit.difference
+            lapsed = await sql(url, "select count(*) from attempt where kind = 'expired'")
+            assert lapsed == [(0,)], "no worker died, so each settlement could be written"
             return {row.key for row in await rt.store.parked(Selection())} & set(keys)
