@@ -19,7 +19,7 @@ from tideover.twins.adversary import Adversary, Behaviour, acts, refused_port
 
 RECORD = Outgoing("a" * 32, "order-1", b'{"name":"Ada Lovelace","total":12345.5}')
 OK = {"id": "P-7"}
-HASTY: dict[str, Any] = {"read": "200ms", "total": "600ms"}  # where the provider does not answer
+HASTY: dict[str, Any] = {"connect": "3s", "read": "1s", "total": "3s"}  # where the provider does not answer
 
 
 def described(**operation: Any) -> Rest:
@@ -28,10 +28,17 @@ def described(**operation: Any) -> Rest:
 
 @asynccontextmanager
 async def connected(
-    url: str, rest: Rest | None = None, *, read: str = "2s", total: str = "5s", response: str = "100kB", **more: Any
+    url: str,
+    rest: Rest | None = None,
+    *,
+    connect: str = "20s",
+    read: str = "20s",
+    total: str = "60s",
+    response: str = "100kB",
+    **more: Any,
 ) -> AsyncIterator[HttpConnector]:
     access = more.pop("access", None) or Access(url, Bearer(SecretStr("s3cret-token")))
-    timeouts = Timeouts.model_validate({"connect": "500ms", "read": read, "total": total})
+    timeouts = Timeouts.model_validate({"connect": connect, "read": read, "total": total})
     limits = Limits.model_validate({"response": response, "concurrency": more.pop("concurrency", 4)})
     connector = HttpConnector("erp", rest or described(), access, timeouts, limits, **more)
     try:
@@ -166,7 +173,7 @@ async def test_send_when_the_name_does_not_resolve_is_unsent_dns() -> None:
 
 async def test_send_when_the_other_side_speaks_no_tls_is_unsent() -> None:
     async with Adversary() as server:
-        async with connected(server.url.replace("http:", "https:")) as connector:
+        async with connected(server.url.replace("http:", "https:"), connect="1s") as connector:
             [outcome] = await connector.send("put", [RECORD])
         assert isinstance(outcome, Unsent)
         assert outcome.code in ("tls", "connect_timeout", "refused")

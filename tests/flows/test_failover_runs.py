@@ -179,6 +179,8 @@ async def test_lingering_delivery_shows_failover_and_failback_while_they_happen(
             start += 3
         turned = "| failover | carrier-a | carrier-b | unreachable |"
         await artifact_with(prefect_raw, "tideover-health", "**shipping** goes to", turned)
+        while (await standing(live)).waiting:
+            await asyncio.sleep(0.1)
         assert not lingering.done()
     told = await artifact(prefect_raw, "failback-shipping")
     assert "| provider | carrier-a |" in told
