@@ -33,10 +33,11 @@ BLOCKS = {
     "carrier-a": "tideover-api-key/carrier-a",
     "carrier-b": "tideover-basic/carrier-b",
 }
-QUICK = {
-    "timeouts": {"connect": "500ms", "read": "600ms", "total": "1s"},
-    "breaker": {"failures": 3, "open_for": "100ms", "max_open": "200ms"},
-}
+BREAKER = {"failures": 3, "open_for": "100ms", "max_open": "200ms"}
+# Systems answer, however slow the machine; those that a test lets hang are `HASTY`. `SHORT` is for short leases.
+PATIENT: dict[str, Any] = {"timeouts": {"connect": "10s", "read": "20s", "total": "30s"}}
+HASTY: dict[str, Any] = {"timeouts": {"connect": "3s", "read": "1s", "total": "3s"}}
+SHORT: dict[str, Any] = {"timeouts": {"connect": "500ms", "read": "600ms", "total": "1s"}}
 ORDERS: dict[str, Any] = {
     "source": {"system": "crm", "stream": "orders"},
     "mapping": {"fields": {"external_id": "id", "customer": "customerId", "total": "total"}},
@@ -104,13 +105,19 @@ def write_hub(
     systems: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A `hub.yaml` for twins; systems get their preset and quick timeouts."""
+    """A `hub.yaml` for twins; systems get their preset, patience and a quick breaker."""
     names = {route["source"]["system"] for route in routes.values()}
     names |= {route["target"]["system"] for route in routes.values() if "system" in route["target"]}
     for group in (groups or {}).values():
         names |= {p if isinstance(p, str) else p["system"] for p in group["providers"]}
     described = {
-        name: {"preset": f"twin-{name}", "block": BLOCKS[name], **QUICK, **(systems or {}).get(name, {})}
+        name: {
+            "preset": f"twin-{name}",
+            "block": BLOCKS[name],
+            **PATIENT,
+            "breaker": BREAKER,
+            **(systems or {}).get(name, {}),
+        }
         for name in sorted(names)
     }
     staging = {"sqlite": make_url(url).database} if url.startswith("sqlite") else {"env": "TIDEOVER_TEST_URL"}
@@ -148,7 +155,7 @@ async def read(rt: Runtime, route: str = "orders") -> Staged:
 
 
 async def deliver(rt: Runtime, target: str = "erp", linger_s: float = 0.0) -> Progress:
-    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s, patience_s=1.0).run(), 60)
+    return await asyncio.wait_for(Delivery(rt, target, linger_s=linger_s).run(), 60)
 
 
 async def deliver_until(

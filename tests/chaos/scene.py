@@ -24,7 +24,7 @@ import httpx
 from tests.chaos.processes import TwinsProcess, WorkerProcess, eventually
 from tests.chaos.report import injected, proved
 from tests.databases import sql
-from tests.twinhubs import ORDERS, TwinSecrets, write_hub
+from tests.twinhubs import ORDERS, SHORT, TwinSecrets, write_hub
 from tideover.bootstrap import open_hub
 from tideover.hub import overview
 from tideover.hub.runtime import Runtime
@@ -236,7 +236,7 @@ class Scene:
 async def open_scene(folder: Path, url: str) -> AsyncIterator[Scene]:
     """Twins that run, and a migrated database; everything that was started is ended with the block."""
     twins = TwinsProcess(folder / "twins", TWINS)
-    scene = Scene(folder, url, twins, write_hub(folder, url, ROUTES))
+    scene = Scene(folder, url, twins, write_hub(folder, url, ROUTES, dict.fromkeys(TWINS, SHORT)))
     try:
         await twins.start()
         async with scene.hub():

@@ -17,12 +17,13 @@ from tests.chaos.processes import TwinsProcess, WorkerProcess, eventually
 from tests.chaos.report import injected, proved
 from tests.chaos.scene import KILLS, MARGIN_S, SEED, TROUBLES
 from tests.databases import sql
-from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, write_hub
+from tests.twinhubs import SHIPMENTS, SHIPPING, SHORT, TwinSecrets, write_hub
 from tideover.bootstrap import open_hub
 from tideover.hub import overview
 
 A, B = CARRIERS = ("carrier-a", "carrier-b")
 LEASE_S = 1 + MARGIN_S
+IMPATIENT = dict.fromkeys(("crm", *CARRIERS), SHORT)
 PATIENT = {"base": "20ms", "cap": "200ms", "max_attempts": 1000}  # nothing is to be given up, however often it fails
 ROUTES = {"orders": {**SHIPMENTS, "retry": PATIENT, "on_unknown": "reroute", "max_hold": "3s"}}
 
@@ -33,7 +34,7 @@ class Depot:
     def __init__(self, folder: Path, url: str, twins: TwinsProcess) -> None:
         self.url, self.twins = url, twins
         self._folder = folder
-        self._file = write_hub(folder, url, ROUTES, groups={"shipping": SHIPPING})
+        self._file = write_hub(folder, url, ROUTES, IMPATIENT, {"shipping": SHIPPING})
         self.workers: list[WorkerProcess] = []
         self._started = self.orders = 0
 

@@ -19,8 +19,8 @@ from tests.chaos.processes import eventually
 from tests.chaos.report import injected, proved
 from tests.chaos.scene import SECONDS
 from tests.flows.conftest import ROOT, await_health, free_port, prefect_environment
-from tests.flows.live import ROUTES, blocks_for
-from tests.twinhubs import TwinSecrets, write_hub
+from tests.flows.live import NAMES, ROUTES, blocks_for
+from tests.twinhubs import SHORT, TwinSecrets, write_hub
 from tideover.bootstrap import HUB_VARIABLE, open_hub
 from tideover.hub import intake
 from tideover.hub.runtime import Runtime
@@ -111,7 +111,7 @@ async def test_f67_delivery_goes_on_while_prefects_server_is_dead_and_the_run_en
     tmp_path: Path, server: Server
 ) -> None:
     database = f"sqlite:///{tmp_path / 'hub.db'}"
-    file = write_hub(tmp_path, database, ROUTES)
+    file = write_hub(tmp_path, database, ROUTES, dict.fromkeys(NAMES, SHORT))
     async with (
         TwinHost(tmp_path / "twins") as twins,
         open_hub(file, secrets=TwinSecrets(twins.urls), migrate=True) as rt,

@@ -12,6 +12,7 @@ import pytest
 
 from tests.clihubs import CliHub, Ran, make_hub
 from tests.twinhubs import (
+    HASTY,
     SHIPMENTS,
     SHIPPING,
     TwinSecrets,
@@ -56,10 +57,13 @@ class Hub:
 
 
 @pytest.fixture
-async def hub(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
+async def hub(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
+    """Its parameter says how patient it is with carrier-a."""
+    systems = {"carrier-a": getattr(request, "param", {})}
     async with TwinHost(tmp_path / "twins") as twins:
         routes = {"orders": {**SHIPMENTS, "rto": "15m"}}
-        async with twin_hub(tmp_path, database_url, TwinSecrets(twins.urls), routes, groups={"shipping": SLOW}) as rt:
+        secrets, groups = TwinSecrets(twins.urls), {"shipping": SLOW}
+        async with twin_hub(tmp_path, database_url, secrets, routes, systems, groups) as rt:
             yield Hub(rt, twins)
 
 
@@ -102,6 +106,7 @@ async def test_failover_status_of_a_provider_that_is_back_says_when_its_canary_i
     assert "new records go to carrier-b (carrier-a on its way back" in ran.out
 
 
+@pytest.mark.parametrize("hub", [HASTY], indirect=True)
 async def test_failover_status_when_a_carrier_hangs_counts_what_only_it_can_tell(hub: Hub) -> None:
     await hub.fail_over("commit_then_hang")
     (group,) = (await hub.json("failover", "status"))["groups"]

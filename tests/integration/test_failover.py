@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, audited, deliver, read, twin_hub, until
+from tests.twinhubs import HASTY, SHIPMENTS, SHIPPING, TwinSecrets, audited, deliver, read, twin_hub, until
 from tideover.hub.delivery import Delivery
 from tideover.hub.progress import Ending, EpisodeKind, Progress
 from tideover.hub.runtime import Runtime
@@ -28,24 +28,13 @@ async def twins(tmp_path: Path) -> AsyncIterator[TwinHost]:
 
 
 @pytest.fixture
-async def rt(tmp_path: Path, database_url: str, twins: TwinHost) -> AsyncIterator[Runtime]:
-    routes = {"orders": SHIPMENTS}
-    async with twin_hub(tmp_path, database_url, TwinSecrets(twins.urls), routes, groups={"shipping": SHIPPING}) as hub:
-        yield hub
-
-
-@pytest.fixture
-async def calm(tmp_path: Path, database_url: str, twins: TwinHost) -> AsyncIterator[Runtime]:
-    """A hub that waits long enough for a slow machine: for tests in which nobody hangs."""
-    patient = {"timeouts": {"connect": "5s", "read": "20s", "total": "30s"}}
-    async with twin_hub(
-        tmp_path,
-        database_url,
-        TwinSecrets(twins.urls),
-        {"orders": SHIPMENTS},
-        systems=dict.fromkeys(("crm", *CARRIERS), patient),
-        groups={"shipping": SHIPPING},
-    ) as hub:
+async def rt(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str, twins: TwinHost
+) -> AsyncIterator[Runtime]:
+    """A hub over two carriers; its parameter says how patient it is with the first."""
+    systems = {"carrier-a": getattr(request, "param", {})}
+    routes, groups = {"orders": SHIPMENTS}, {"shipping": SHIPPING}
+    async with twin_hub(tmp_path, database_url, TwinSecrets(twins.urls), routes, systems, groups) as hub:
         yield hub
 
 
@@ -76,22 +65,20 @@ class Lingering:
         await self._task
 
 
-async def test_well_providers_when_there_is_no_live_share_the_preferred_gets_all(
-    calm: Runtime, twins: TwinHost
-) -> None:
+async def test_well_providers_when_there_is_no_live_share_the_preferred_gets_all(rt: Runtime, twins: TwinHost) -> None:
     await twins.seed("orders", 50)
-    await read(calm)
-    progress = await deliver(calm, "shipping")
+    await read(rt)
+    progress = await deliver(rt, "shipping")
     assert (progress.ending, progress.by_system, progress.failed_over) == (Ending.DRAINED, {"carrier-a": 50}, 0)
     counts = await shipped(twins)
     assert (len(counts), set(counts.values())) == (50, {1})
 
 
-async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(calm: Runtime, twins: TwinHost) -> None:
+async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(rt: Runtime, twins: TwinHost) -> None:
     await twins.fault("carrier-a", "down")
     await twins.seed("orders", 50)
-    await read(calm)
-    progress = await deliver(calm, "shipping")
+    await read(rt)
+    progress = await deliver(rt, "shipping")
     assert progress.ending == Ending.DRAINED
     assert (progress.by_system, progress.failed_over) == ({"carrier-b": 50}, 50)
     [episode] = progress.episodes
@@ -99,9 +86,10 @@ async def test_preferred_refuses_when_a_backup_is_well_goes_there_at_once(calm: 
         EpisodeKind.FAILOVER, "carrier-a", "carrier-b", 50,
     )  # fmt: skip
     assert set((await shipped(twins)).values()) == {1}
-    assert (await audited(calm)).delivered == 50
+    assert (await audited(rt)).delivered == 50
 
 
+@pytest.mark.parametrize("rt", [HASTY], indirect=True)
 async def test_commit_then_hang_when_the_carrier_can_be_asked_ships_each_order_once(
     rt: Runtime, twins: TwinHost
 ) -> None:
@@ -122,28 +110,28 @@ def _serves(progress: Progress, system: str) -> bool:
 
 
 async def test_preferred_when_it_is_well_again_gets_its_canary_its_ramp_and_then_everything(
-    calm: Runtime, twins: TwinHost
+    rt: Runtime, twins: TwinHost
 ) -> None:
     await twins.fault("carrier-a", "down")
     await twins.seed("orders", 20)
-    await read(calm)
-    async with Lingering(calm) as run:
+    await read(rt)
+    async with Lingering(rt) as run:
         await until(lambda: run.progress.delivered == 20)
         await twins.clear("carrier-a")
         start = 21
         while not _serves(run.progress, "carrier-a") or start < 30:
             await twins.seed("orders", 5, start=start)
-            await read(calm)
+            await read(rt)
             start += 5
             await until(lambda wanted=start - 1: run.progress.delivered == wanted)  # type: ignore[misc]
             await asyncio.sleep(0.02)
         before = run.progress.by_system["carrier-b"]
         await twins.seed("orders", 10, start=start)
-        await read(calm)
+        await read(rt)
         await until(lambda: run.progress.delivered == start + 9)
         assert run.progress.by_system["carrier-b"] == before
     assert {e.kind for e in run.progress.episodes} == {EpisodeKind.FAILOVER, EpisodeKind.FAILBACK}
-    kinds = [turn.kind for turn in reversed(await calm.store.turns("shipping"))]
+    kinds = [turn.kind for turn in reversed(await rt.store.turns("shipping"))]
     assert kinds == ["failover", "canary", "failback"]
     counts = await shipped(twins)
     assert (len(counts), set(counts.values())) == (start + 9, {1})

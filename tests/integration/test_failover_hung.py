@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from tests.twinhubs import SHIPMENTS, SHIPPING, TwinSecrets, audited, read, twin_hub, until
+from tests.twinhubs import HASTY, SHIPMENTS, SHIPPING, TwinSecrets, audited, read, twin_hub, until
 from tideover.hub.delivery import Delivery
 from tideover.hub.line import ASK_LANES
 from tideover.hub.runtime import Runtime
@@ -30,7 +30,8 @@ async def twins(tmp_path: Path) -> AsyncIterator[TwinHost]:
 async def rt(tmp_path: Path, database_url: str, twins: TwinHost) -> AsyncIterator[Runtime]:
     group = {**SHIPPING, "failback": {**SHIPPING["failback"], "dwell": "60s", "max_dwell": "60s"}}
     routes = {"orders": SHIPMENTS}
-    async with twin_hub(tmp_path, database_url, TwinSecrets(twins.urls), routes, groups={"shipping": group}) as hub:
+    secrets, systems = TwinSecrets(twins.urls), {"carrier-a": HASTY}
+    async with twin_hub(tmp_path, database_url, secrets, routes, systems, groups={"shipping": group}) as hub:
         yield hub
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.twinhubs import (
+    HASTY,
     SHIPMENTS,
     SHIPPING,
     TwinSecrets,
@@ -125,7 +126,7 @@ def once(count: int) -> Callable[[Counter[str]], bool]:
 async def test_f14_hung_carrier_that_can_not_be_asked_keeps_what_it_may_have_and_the_rest_goes_on(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    async with open_hub() as rt:
+    async with open_hub(carrier_a=HASTY) as rt:
         await twins.fault(A, "commit_then_hang")
         await seed(rt, twins, 40)
         async with lingering(rt) as progress:
@@ -152,7 +153,7 @@ async def test_f15_request_that_is_accepted_after_our_timeout_stands_once(
     open_hub: Open, twins: TwinHost, on_unknown: str
 ) -> None:
     """The carrier was frozen: when it thaws, it works off what had piled up."""
-    async with open_hub({"on_unknown": on_unknown, "max_hold": "1500ms"}) as rt:
+    async with open_hub({"on_unknown": on_unknown, "max_hold": "1500ms"}, carrier_a=HASTY) as rt:
         await twins.fault(A, "hang", late=True)
         await seed(rt, twins, 30)
         async with lingering(rt) as progress:
@@ -172,7 +173,7 @@ async def test_f15_request_that_is_accepted_after_our_timeout_stands_once(
 async def test_f32_rerouted_orders_are_found_and_voided_once_the_carrier_can_be_asked(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}) as rt:
+    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}, carrier_a=HASTY) as rt:
         await twins.fault(A, "commit_then_hang")
         await seed(rt, twins, 40)
         async with lingering(rt) as progress:
@@ -193,7 +194,7 @@ async def test_f32_rerouted_orders_are_found_and_voided_once_the_carrier_can_be_
 async def test_f32_rerouted_orders_that_never_arrived_are_closed_without_a_void(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}) as rt:
+    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}, carrier_a=HASTY) as rt:
         await twins.fault(A, "hang")
         await seed(rt, twins, 20)
         async with lingering(rt) as progress:
@@ -208,7 +209,7 @@ async def test_f32_rerouted_orders_that_never_arrived_are_closed_without_a_void(
 async def test_f32_both_carriers_lose_the_answers_and_each_order_stands_once_in_the_end(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}) as rt:
+    async with open_hub({"on_unknown": "reroute", "max_hold": "1s"}, carrier_a=HASTY, carrier_b=HASTY) as rt:
         for name in CARRIERS:
             await twins.fault(name, "commit_then_hang")
         await seed(rt, twins, 20)
@@ -246,7 +247,7 @@ class Counting:
 async def test_f33_both_carriers_down_wait_without_spinning_and_drain_when_they_are_back(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    async with open_hub() as rt:
+    async with open_hub(carrier_a=HASTY, carrier_b=HASTY) as rt:
         for name in CARRIERS:
             await twins.fault(name, "unavailable_503", retry_after_s=None)
         await seed(rt, twins, 200)
@@ -319,8 +320,7 @@ async def test_f34_backup_of_lower_capacity_gets_the_urgent_first_and_never_more
 async def test_f34_limit_holds_although_the_backup_was_frozen_while_its_quota_went_on(
     open_hub: Open, twins: TwinHost
 ) -> None:
-    slow = {"timeouts": {"connect": "1s", "read": "10s", "total": "10s"}}
-    async with open_hub(carrier_b={**slow, "limits": {"rate": "10/1s"}}) as rt:
+    async with open_hub(carrier_b={"limits": {"rate": "10/1s"}}) as rt:
         await twins.fault(A, "down")
         await twins.fault(B, "hang", late=True, for_s=4)
         await seed(rt, twins, 70)
@@ -421,23 +421,24 @@ async def test_f37_record_that_no_provider_takes_is_parked_and_the_others_go_on(
 
 async def test_f29_flapping_carrier_gets_its_records_back_ever_later(open_hub: Open, twins: TwinHost) -> None:
     """Down for a moment whenever it was well for a moment: the turns stay few, and the dwell doubles."""
-    async with open_hub() as rt:
-        number, rule = 0, _pin(rt)[0]
+    async with open_hub() as rt, asyncio.timeout(120):
+        number = flaps = relapses = 0
+        rule = _pin(rt)[0]
         async with lingering(rt) as progress:
-            for _ in range(12):
+            while flaps < 12 or relapses < 2:
+                flaps += 1
                 await twins.fault(A, "down", for_s=0.15)
                 until_s = asyncio.get_running_loop().time() + 0.6
                 while asyncio.get_running_loop().time() < until_s:
                     await seed(rt, twins, 3, start=number + 1)
                     number += 3
                     await asyncio.sleep(0.03)
+                relapses = (await rt.store.group("shipping", rule)).trust(A).relapses
             await until(lambda: progress.delivered == number)
-        trust = (await rt.store.group("shipping", rule)).trust(A)
+        assert dwell_s(rule.failback, relapses) >= 4 * rule.failback.dwell_s
         told = Counter(await kinds(rt))
-        assert told["relapse"] >= 1
-        assert dwell_s(rule.failback, trust.relapses) >= 2 * rule.failback.dwell_s
-        assert told["canary"] <= 6, "it came back as often as it went"
-        assert told["failover"] <= 6
+        assert told["canary"] <= flaps / 2, "it came back as often as it went"
+        assert told["failover"] <= flaps / 2
         assert once(number)(standing(twins))
 
 

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.twinhubs import (
+    HASTY,
     ORDERS,
     TwinSecrets,
     all_delivered,
@@ -66,9 +67,13 @@ def secrets(twins: TwinHost) -> TwinSecrets:
 
 
 @pytest.fixture
-async def rt(tmp_path: Path, database_url: str, secrets: TwinSecrets) -> AsyncIterator[Runtime]:
+async def rt(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str, secrets: TwinSecrets
+) -> AsyncIterator[Runtime]:
+    """Its parameter says what is special about its systems."""
     routes = {"orders": ORDERS, "contacts": CONTACTS, "tickets": TICKETS}
-    async with twin_hub(tmp_path, database_url, secrets, routes) as runtime:
+    systems = getattr(request, "param", None)
+    async with twin_hub(tmp_path, database_url, secrets, routes, systems) as runtime:
         yield runtime
 
 
@@ -133,6 +138,7 @@ LOST_ANSWERS = [
 ]
 
 
+@pytest.mark.parametrize("rt", [{"erp": HASTY}], ids=[""], indirect=True)
 @pytest.mark.parametrize(
     ("kind", "options"), LOST_ANSWERS, ids=[options.get("manner", kind) for kind, options in LOST_ANSWERS]
 )
@@ -162,6 +168,7 @@ async def test_f14_lost_answer_of_a_carrier_without_keys_ships_once(
         assert holds(twins, "carrier-a") == (12, 0)
 
 
+@pytest.mark.parametrize("rt", [{"erp": HASTY}], ids=[""], indirect=True)
 @pytest.mark.parametrize("kind", ["hang", "error_500", "unavailable_503", "drop", "redirect"])
 async def test_outage_of_any_kind_loses_nothing_and_does_nothing_twice(rt: Runtime, twins: TwinHost, kind: str) -> None:
     await twins.seed("orders", 20)
@@ -292,7 +299,13 @@ async def test_source_that_goes_in_circles_is_stopped_and_loses_nothing(
     assert holds(twins, "erp") == (500, 0)
 
 
-@pytest.mark.parametrize("kind", ["malformed", "error_body_200", "truncated", "huge", "error_500", "hang", "down"])
+@pytest.mark.parametrize(
+    ("kind", "rt"),
+    [(kind, {}) for kind in ("malformed", "error_body_200", "truncated", "huge", "error_500", "down")]
+    + [("hang", {"crm": HASTY})],
+    indirect=["rt"],
+    ids=lambda it: it if isinstance(it, str) else "",
+)
 async def test_source_that_answers_badly_moves_no_cursor_and_says_what_is_wrong(
     rt: Runtime, twins: TwinHost, kind: str
 ) -> None:

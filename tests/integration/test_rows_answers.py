@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 from tests.databases import sql
-from tests.twinhubs import ORDERS, TwinSecrets, all_delivered, audited, deliver, deliver_until, is_closed, twin_hub
+from tests.twinhubs import (
+    HASTY,
+    ORDERS,
+    TwinSecrets,
+    all_delivered,
+    audited,
+    deliver,
+    deliver_until,
+    is_closed,
+    twin_hub,
+)
 from tideover.errors import SourceError
 from tideover.hub import intake, overview
 from tideover.hub.runtime import Runtime
@@ -36,9 +46,9 @@ async def erp() -> AsyncIterator[Adversary]:
 
 
 @asynccontextmanager
-async def hub(folder: Path, url: str, erp: Adversary) -> AsyncIterator[Runtime]:
-    secrets = TwinSecrets({"crm": erp.url, "erp": erp.url})
-    async with twin_hub(folder, url, secrets, {"orders": ORDERS}) as rt:
+async def hub(folder: Path, url: str, server: Adversary, **systems: dict[str, Any]) -> AsyncIterator[Runtime]:
+    secrets = TwinSecrets({"crm": server.url, "erp": server.url})
+    async with twin_hub(folder, url, secrets, {"orders": ORDERS}, systems) as rt:
         yield rt
 
 
@@ -68,7 +78,7 @@ async def test_f17_f18_f19_answer_that_proves_nothing_is_recorded_as_unknown_and
 ) -> None:
     behaviour, code = UNKNOWN[case]
     erp.on(PATH, behaviour, GOOD)
-    async with hub(tmp_path, database_url, erp) as rt:
+    async with hub(tmp_path, database_url, erp, erp=HASTY if code == HUNG else {}) as rt:
         await stage(rt, "a")
         await deliver_until(rt, all_delivered(rt, 1))
         assert (await codes(rt, "a")) == [code, ""]
