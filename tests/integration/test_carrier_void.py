@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.twinhubs import TwinSecrets
+from tests.twinhubs import HASTY, PATIENT, TwinSecrets
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.connectors.http import HttpConnector
 from tideover.connectors.port import Connector
@@ -19,7 +20,6 @@ from tideover.model import HUNG, Accepted, Found, Missing, Outgoing, Rejected, U
 from tideover.twins import TwinHost
 
 SHIP = "create-shipment"
-QUICK = Timeouts.model_validate({"connect": "500ms", "read": "600ms", "total": "1s"})
 RECORDS = {
     name: Outgoing("i-1", "k/1", json.dumps({field: "k/1", "weight_kg": 2}).encode())
     for name, field in (("carrier-a", "external_shipment_id"), ("carrier-b", "reference"))
@@ -34,11 +34,11 @@ async def twins(tmp_path: Path) -> AsyncIterator[TwinHost]:
 
 
 @asynccontextmanager
-async def carrier(twins: TwinHost, name: str) -> AsyncIterator[Connector]:
+async def carrier(twins: TwinHost, name: str, patience: Mapping[str, Any] = PATIENT) -> AsyncIterator[Connector]:
     text = (files("tideover.connectors") / "presets" / f"twin-{name}.yaml").read_text(encoding="utf-8")
     rest = Rest.model_validate(yaml.safe_load(text)["rest"])
     access = await TwinSecrets(twins.urls).access(name, "")
-    connector: Connector = HttpConnector(name, rest, access, QUICK, Limits())
+    connector: Connector = HttpConnector(name, rest, access, Timeouts.model_validate(patience["timeouts"]), Limits())
     try:
         yield connector
     finally:
@@ -99,7 +99,7 @@ async def test_void_without_a_reference_is_rejected_until_a_look_up_names_it(twi
 
 @CARRIERS
 async def test_void_that_hangs_is_unknown_and_done_again_safely(twins: TwinHost, name: str) -> None:
-    async with carrier(twins, name) as connector:
+    async with carrier(twins, name, HASTY) as connector:
         reference = await shipped(connector, name)
         await twins.fault(name, "hang", only="writes")
         assert await connector.void(SHIP, RECORDS[name], reference) == Unknown(HUNG, "no answer in time")
