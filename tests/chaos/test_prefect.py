@@ -38,11 +38,11 @@ class Server:
         self.url = f"http://127.0.0.1:{self._port}/api"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+        command = [sys.executable, "-m", "deployments.server", "--host", "127.0.0.1", "--port", str(self._port)]
         log = self._home / "server.log"
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=prefect_environment(self._home), cwd=self._home
+                command, stdout=out, stderr=subprocess.STDOUT, env=prefect_environment(self._home), cwd=ROOT
             )
         await_health(self.url, self._process, log)
 

@@ -65,10 +65,10 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_server(prefect_home: Path) -> Iterator[str]:
     """The API's URL of a server that was started for this run."""
     port, log = free_port(), prefect_home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "deployments.server", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
         server = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=prefect_environment(prefect_home), cwd=prefect_home
+            command, stdout=out, stderr=subprocess.STDOUT, env=prefect_environment(prefect_home), cwd=ROOT
         )
     url = f"http://127.0.0.1:{port}/api"
     try:

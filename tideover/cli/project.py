@@ -25,7 +25,7 @@ NEXT = (
     ("tideover twins", "simulated systems, in a terminal of their own"),
     ("tideover twins seed orders 100", "something to carry"),
     ('export PREFECT_HOME="$PWD/.tideover/prefect"', "in every terminal: Prefect's own files, beside the hub's"),
-    ("python -m prefect server start", "in a terminal of its own; then, in the others:"),
+    ("python -m deployments.server", "Prefect's, in a terminal of its own; then, in the others:"),
     ("export PREFECT_API_URL=http://127.0.0.1:4200/api", ""),
     ("tideover blocks apply blocks.yaml", "addresses and secrets, into Prefect's blocks"),
     ("tideover deploy", "the hub, into Prefect's deployments"),

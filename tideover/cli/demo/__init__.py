@@ -120,7 +120,7 @@ def _ports() -> tuple[int, int]:
 def _perform(screen: Screen, place: Place, processes: Processes) -> Figures:
     screen.begin("Setting up: the same programs and commands as in production")
     screen.say(f"prefect server start, on port {place.server_port} (a new database takes it a while)")
-    processes.start("server", "-m", "prefect", "server", "start", "--port", str(place.server_port))
+    processes.start("server", "-m", "deployments.server", "--port", str(place.server_port))
     folder, base = place.folder / "twins", str(place.twins_port)
     processes.start("twins", "-m", "tideover.twins", "--folder", str(folder), "--port-base", base)
     processes.wait_for("server", f"{place.ui}/api/health", SERVER_S)

@@ -30,6 +30,8 @@ ROUTES = {
     "tickets-to-support": "tickets",
 }
 CARRIERS = ("carrier-a", "carrier-b")
+# In which colour a run's state is told. Any other means that it did not do its work.
+WELL = {"Completed": "green", "Queued": "yellow", "FailedOver": "yellow", "FailedBack": "green"}
 FIRST = {"orders": 300, "contacts": 300, "tickets": 200}
 SECOND = {"orders": 250, "contacts": 100, "tickets": 80}
 THIRD = {"orders": 120}
@@ -127,7 +129,7 @@ class Play:
         await self._twins.fault("carrier-a", "commit_then_hang")
         self._screen.say("carrier-a books each parcel, and [red]never says so[/]; questions hang as well")
         await self._create(THIRD)
-        states = await self._sync_all(["orders-to-shipping", "orders-to-erp"])
+        await self._sync_all(["orders-to-shipping", "orders-to-erp"])
         await self._until(lambda v: v.waiting("orders-to-shipping") == 0, "carrier-b, and the orders in doubt")
         now = await self._received()
         self.figures.shipped_elsewhere = now["carrier-b"] - before["carrier-b"]
@@ -138,7 +140,6 @@ class Play:
             f"[green]{self.figures.shipped_elsewhere} orders went out by carrier-b[/]; {self.figures.rerouted} of them "
             "[yellow]may be at carrier-a as well[/], and are kept in mind"
         )
-        _expect(states["orders-to-shipping"].name != "Failed", "the orders' run failed", states)
 
     async def _carrier_returns(self) -> None:
         self._screen.begin("Act 5: carrier-a answers again; it is asked, what is too much is voided, and it comes back")
@@ -200,13 +201,14 @@ class Play:
                 state = await self._api.state(runs[route])
                 if state.is_over:
                     states[route] = state
-                    colour = {"Completed": "green", "Queued": "yellow", "FailedOver": "yellow"}.get(state.name, "red")
+                    colour = WELL.get(state.name, "red")
                     self._screen.say(f"sync/{route} ended [{colour}]{state.name}[/]: {state.message}")
             if time.monotonic() > give_up:
                 raise HubUnavailable(f"runs did not end within {PATIENCE_S:.0f} s; see {self._api.url}")
             await self._look()
             await asyncio.sleep(LOOK_S)
         self._screen.pulse("")
+        _expect(all(state.name in WELL for state in states.values()), "a run did not do its work", states)
         return states
 
     async def _until(self, is_so: Callable[[Overview], bool], what: str) -> Overview:
