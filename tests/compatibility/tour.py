@@ -95,7 +95,8 @@ class Guide:
 
     async def claim(self, route: str, lease_s: float = 60.0, lanes: int = 100) -> Sequence[Lease]:
         self.store._floors.clear()  # when a claim looks at everything again depends on how fast the machine is
-        return (await self.store.claim(self.wish(route, lease_s, lanes))).leases
+        leases = (await self.store.claim(self.wish(route, lease_s, lanes))).leases
+        return sorted(leases, key=lambda lease: lease.lane)  # PostgreSQL's order changes when it has counted its rows
 
     async def settle(self, leases: Sequence[Lease], outcome: Outcome | Missing, **said: Any) -> None:
         """Each lease's first record met this outcome; where it was accepted, all of them."""
