@@ -17,7 +17,7 @@ from rich.console import Console
 from tideover.bootstrap import open_hub
 from tideover.cli.demo.acts import Figures, Play, until_true
 from tideover.cli.demo.prefect_api import PrefectApi
-from tideover.cli.demo.processes import Processes, free_ports
+from tideover.cli.demo.processes import Processes, free_ports, heed_signals
 from tideover.cli.demo.screen import Screen, flows_table, verdict
 from tideover.cli.project import lay_project
 from tideover.errors import Refused
@@ -68,6 +68,7 @@ def run(*, keep: bool = False, as_json: bool = False) -> int:
         console = Console(stderr=as_json, width=110)  # a pipe has no width of its own
     place = _make_place(Path.cwd() / FOLDER)
     processes = Processes(place.folder / "logs", place.project, place.environment)
+    heed_signals()
     try:
         with Screen(console) as screen:
             figures = _perform(screen, place, processes)

@@ -32,6 +32,15 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def heed_signals() -> None:
+    """Let SIGINT and SIGTERM raise `KeyboardInterrupt`, so that everything that was started is ended.
+
+    A shell's background has SIGINT ignored, and what we start would inherit that: a worker could not be told to stop.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 @dataclass
 class Processes:
     """Programs started for the demonstration. Their output goes to files in `logs`."""
