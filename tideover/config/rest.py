@@ -94,7 +94,7 @@ class PagePagination(Strict):
     size_param: str = "per_page"
     """The query parameter that carries `size`."""
     size: int = Field(default=100, ge=1)
-    """Records of a full page."""
+    """Records of a full page. No more than the system gives at a time, or its first page is taken for the last."""
     first: int = 1
     """The number of the first page: 0 or 1."""
 
@@ -107,7 +107,7 @@ class OffsetPagination(Strict):
     limit_param: str = "limit"
     """The query parameter that carries `limit`."""
     limit: int = Field(default=100, ge=1)
-    """Records of a full page."""
+    """Records of a full page. No more than the system gives at a time, or its first page is taken for the last."""
 
 
 class LinkPagination(Strict):
