@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench.places import ROUTE, Place, fill, http_connector, hub_config
 from bench.sink import running_sink
+from tideover.bootstrap import collect_less_often
 from tideover.config.models import System
 from tideover.connectors.port import Connector
 from tideover.hub.delivery import Delivery
@@ -56,6 +57,7 @@ async def _measure(url: str, sink: str, count: int) -> None:
     async def connect(name: str, system: System) -> Connector:
         return http_connector(name, system, sink)
 
+    collect_less_often()
     rt = Runtime(hub_config({ROUTE: "bulk"}), Store(open_database(url)), connect)
     try:
         await rt.store.migrate()

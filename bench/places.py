@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import make_url
 
 from bench.figures import Figures
+from tideover.bootstrap import collect_less_often
 from tideover.config.models import Hub, System
 from tideover.connectors.http.access import Access
 from tideover.connectors.http.rest import HttpConnector
@@ -72,6 +73,7 @@ class Place:
 
 @contextmanager
 def open_place(figures: Figures, *, is_quick: bool, kinds: Sequence[str]) -> Iterator[Place]:
+    collect_less_often()  # as whatever opens a hub does
     with tempfile.TemporaryDirectory(prefix="tideover-bench-", ignore_cleanup_errors=True) as name:
         server = None
         if "postgresql" in kinds:

@@ -14,6 +14,7 @@ import sys
 import time
 
 from bench.places import ROUTE, Place, fill, hub_config, nowhere
+from tideover.bootstrap import collect_less_often
 from tideover.config.models import System
 from tideover.connectors.port import Connector
 from tideover.hub.delivery import Delivery
@@ -85,6 +86,8 @@ async def _timed(place: Place, number: int, total: int, call_s: float) -> float:
 
 
 async def _work(url: str, call_s: float) -> None:
+    collect_less_often()
+
     async def connect(name: str, system: System) -> Connector:
         return nowhere(name, system, call_s)
 

@@ -20,12 +20,14 @@ class Hand:
         self._queues: dict[str, deque[Held]] = {route: deque() for route in routes}
         self._turns = [deque(r for r in routes if routes[r] == p) for p in sorted(set(routes.values()))]
         self._filled = asyncio.Event()
+        self._count = 0
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return self._count
 
     def add(self, route: str, leases: Sequence[Held]) -> None:
         self._queues[route].extend(leases)
+        self._count += len(leases)
         if leases:
             self._filled.set()
 
@@ -46,7 +48,9 @@ class Hand:
                     route = turn[0]
                     turn.rotate(-1)
                     if queue := self._queues[route]:
-                        return route, [queue.popleft() for _ in range(min(size(route), len(queue)))]
+                        drawn = [queue.popleft() for _ in range(min(size(route), len(queue)))]
+                        self._count -= len(drawn)
+                        return route, drawn
             self._filled.clear()
             await self._filled.wait()
 
@@ -55,6 +59,7 @@ class Hand:
         held = [lease for queue in self._queues.values() for lease in queue]
         for queue in self._queues.values():
             queue.clear()
+        self._count = 0
         return held
 
 

@@ -42,6 +42,7 @@ SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
 ASK_EVERY_S, ASK_AT_LEAST_EVERY_S = 1.0, 30.0
 RECONCILE_EVERY_S = 1.0
+_LOOK_EACH = 8  # of the hand, so many parts: once one is gone, whether there is room for a claim is asked again
 LONG_PAUSE_S = 5.0  # from here on a system that comes back from a pause gets few calls first, as after an outage
 
 
@@ -69,6 +70,7 @@ class Line:
         self._call_s = rt.system(system).timeouts.total
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: priority_of(route) for name, route in terms.routes.items()})
+        self._look_below: dict[str, int] = {}  # by route: what the hand holds when it is next worth asking for its room
         self._asking = 0
         self._pace = Pace()
         self._run_length = RunLength()
@@ -184,6 +186,7 @@ class Line:
         held = [self._hold(lease, claimed_at) for lease in leases]
         if self._is_open and self._slots.allowed:
             self._hand.add(route, held)
+            self._look_below.pop(route, None)
         else:
             self._give_back(held)
 
@@ -220,8 +223,7 @@ class Line:
         return Held(lease, claimed_at + self.lease_s, claimed_at, is_probe)
 
     def _give_back(self, leases: Sequence[Held]) -> None:
-        for held in leases:
-            self._settler.put(Run(held))
+        self._settler.put_all([Run(held) for held in leases])
 
     def _size(self, route: str) -> int:
         """How many records one call carries now: a connector takes fewer while a system refuses whole batches."""
@@ -246,15 +248,14 @@ class Line:
                 continue  # somebody else may have taken it meanwhile
             route, group = await self._hand.draw(self._size)
             self._pace.add(len(group), self._rt.monotonic())
-            if self.room(route):
+            if self._is_worth_a_look(route) and self.room(route):
                 self._terms.stirred.set()  # the next claim comes in while these are on their way
             over: list[Run] = []
             self._slots.busy += 1
             try:
                 await self._work_off(self._senders[route], group, over.append)
             finally:
-                for run in over:
-                    self._settler.put(run)
+                self._settler.put_all(over)
                 self._slots.busy -= 1
             if self._is_rated:
                 self._terms.stirred.set()  # there is room again, which nothing in the hand is waiting for
@@ -262,14 +263,25 @@ class Line:
                 # The breaker may have opened: know before the next call, or each sender hangs once more.
                 await self._settler.flush()
 
+    def _is_worth_a_look(self, route: str) -> bool:
+        """Whether the hand has shrunk by a part since somebody asked for how much there is room in it."""
+        held = self._hand.count(route)
+        if held > self._look_below.get(route, HAND_LANES):
+            return False
+        self._look_below[route] = held - held // _LOOK_EACH - 1
+        return True
+
     async def _work_off(self, sender: Sender, group: Sequence[Held], done: Callable[[Run], None]) -> None:
         """Send it. What may be at a provider that seems well again, but has proved nothing yet, is only asked about:
         sent there again, it would hang with it each time its breaker closes, and another provider can have it."""
+        is_only_asked = sender.rule.can_ask and not self._terms.may_resend(self.system)
+        if not is_only_asked:
+            await sender.work_off(group, self._is_wanted, done)
+            return
         asked: list[Held] = []
         sent: list[Held] = []
-        is_only_asked = sender.rule.can_ask and not self._terms.may_resend(self.system)
         for held in group:
-            (asked if is_only_asked and held.lease.doubted_us else sent).append(held)
+            (asked if held.lease.doubted_us else sent).append(held)
         try:
             await sender.ask(asked, done)
         except BaseException:

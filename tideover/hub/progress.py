@@ -78,6 +78,8 @@ class Progress:
         is_backup = run.held.lease.is_backup
         if is_backup:
             self.failed_over += run.at
+        if not self.episodes:
+            return
         for kind in EpisodeKind:
             alike = [e for e in self.episodes if e.kind is kind and e.after == system]
             # What was claimed in a failover belongs to it, also when that is over by the time it is accepted.

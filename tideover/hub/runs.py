@@ -64,6 +64,12 @@ class Run:
         self.verdict: Defer | Park | None = None
 
     @property
+    def needs_resolving(self) -> bool:
+        """True while nobody knows whether the head may be sent."""
+        head = self.head
+        return head is not None and (bool(head.fault) or (head.in_doubt and not self.is_cleared))
+
+    @property
     def met_trouble(self) -> bool:
         """True where the last call says something about the system rather than the record."""
         return bool(self.calls) and isinstance(self.calls[-1].outcome, Throttled | Unsent | Unknown)
@@ -89,7 +95,15 @@ class Run:
 
     def report(self, now: float) -> LaneReport:
         """What to settle. A record that was in doubt and not resolved stays in doubt."""
-        lease = self.held.lease
+        lease, held = self.held.lease, self.held
+        attempts = [
+            Attempt(record, kind, outcome, int((now - began) * SECOND_US), int((ended - began) * SECOND_US))
+            for record, kind, outcome, began, ended in self.calls
+        ]
+        if self.head is None and self.at == len(lease.records):  # all of it was accepted: by far the most are such
+            return LaneReport(
+                lease.lane, lease.token, attempts, 0, 0, self.verdict, held.is_probe, lease.is_canary, lease.counted
+            )
         rest = lease.records[self.at :]
         doubt = 0
         for index, record in enumerate(rest):
@@ -101,10 +115,6 @@ class Run:
         doubted_us = lease.doubted_us if doubt else 0
         if is_new_doubt and not doubt:
             doubt = 1
-        attempts = [
-            Attempt(record, kind, outcome, int((now - began) * SECOND_US), int((ended - began) * SECOND_US))
-            for record, kind, outcome, began, ended in self.calls
-        ]
         return LaneReport(
             lease.lane,
             lease.token,
@@ -112,9 +122,9 @@ class Run:
             doubt,
             doubted_us,
             self.verdict,
-            is_probe=self.held.is_probe,
-            is_canary=lease.is_canary,
-            counted=lease.counted,
+            held.is_probe,
+            lease.is_canary,
+            lease.counted,
         )
 
 
@@ -141,6 +151,7 @@ class Sender:
         try:
             for run in runs:
                 await self._resolve([run], lambda: True, asks_only=True)
+                self._prepare(run)
                 if run.met_trouble:
                     return False
             return True
@@ -157,10 +168,13 @@ class Sender:
         runs = [Run(held) for held in group]
         try:
             while runs:
-                await self._resolve(runs, is_wanted)
+                if doubtful := [run for run in runs if run.needs_resolving]:
+                    await self._resolve(doubtful, is_wanted)
                 ready: list[Run] = []
+                last_call = self.monotonic() + self.call_s
                 for run in runs:
-                    if run.head is not None and self._is_in_time(run) and is_wanted():
+                    self._prepare(run)
+                    if run.head is not None and last_call < run.held.deadline and is_wanted():
                         ready.append(run)
                     else:
                         done(run)
@@ -191,10 +205,24 @@ class Sender:
         for run, outcome in answered:
             run.note(Kind.SEND, outcome, began, ended)
 
+    def _prepare(self, run: Run) -> None:
+        """Give the head the form that its system wants; one that comes too late, or has no such form, ends its run."""
+        if (head := run.head) is None:
+            return
+        if self.max_age_s is not None and self._is_expired(run, head):
+            run.end(Park(head, EXPIRED, "its deadline was over before it could be sent"))
+        elif self.shape is None:
+            run.body = head.payload
+        else:
+            try:
+                run.body = self.shape(head.payload)
+            except MappingError as error:
+                run.end(Park(head, "mapping", str(error)))
+
     async def _resolve(self, runs: Sequence[Run], is_wanted: Callable[[], bool], *, asks_only: bool = False) -> None:
-        """Bring every head to where it may be sent, or end its run."""
+        """Find out what became of every head that is in doubt: it may be sent now, or its run is over."""
         for run in runs:
-            while (head := run.head) is not None and (head.fault or (head.in_doubt and not run.is_cleared)):
+            while run.needs_resolving and (head := run.head) is not None:
                 if head.fault:
                     run.end(Park(head, head.fault_code, head.fault))
                     break
@@ -209,23 +237,12 @@ class Sender:
                     run.end()
                     break
                 await self._look_up(run, head, age_s, is_trusted=not asks_only)
-            if run.head is not None and self._is_expired(run, run.head):
-                run.end(Park(run.head, EXPIRED, "its deadline was over before it could be sent"))
-            elif run.head is not None:
-                self._shape(run, run.head)
 
     def _is_expired(self, run: Run, head: LeasedRecord) -> bool:
         """Of one that its system may have, sending it again is how that is resolved, so that it is never too late."""
         lease = run.held.lease
         age_s = (lease.given_us - head.staged_us) / SECOND_US + self.monotonic() - run.held.claimed_at
         return is_expired(self.max_age_s, age_s) and (run.is_cleared or not head.in_doubt)
-
-    def _shape(self, run: Run, head: LeasedRecord) -> None:
-        """Give the head the form that its system wants; one that has none there is parked, not sent."""
-        try:
-            run.body = self.shape(head.payload) if self.shape else head.payload
-        except MappingError as error:
-            run.end(Park(head, "mapping", str(error)))
 
     async def _look_up(self, run: Run, head: LeasedRecord, age_s: float, *, is_trusted: bool) -> None:
         began = self.monotonic()

@@ -74,8 +74,13 @@ class Settler:
 
     def put(self, run: Run) -> None:
         """Take a run that is over."""
-        self._runs.append(run)
-        self._came.set()
+        self.put_all((run,))
+
+    def put_all(self, runs: Sequence[Run]) -> None:
+        """Take runs that are over."""
+        if runs:
+            self._runs.extend(runs)
+            self._came.set()
 
     async def something_settled(self, at_most_s: float = 0.25) -> None:
         """Wait until a batch is written, or for a moment."""
@@ -158,6 +163,6 @@ class Settler:
         self._counts.refused += len(settled.refused)
         refused = set(settled.refused)
         for run in batch:
-            if run.at and run.held.lease.lane not in refused:
+            if run.at and not (refused and run.held.lease.lane in refused):
                 self._counts.accepted(self._system, run)
         self._on_gate(settled.gate)

@@ -21,6 +21,7 @@ from tideover.model import HUNG, LookUp, Outcome, Throttled, Unknown, Unsent
 
 START = 2  # calls under way after a restoration
 _BACK_OFF = 0.5
+_BAD = (Throttled, Unsent, Unknown)
 _OVERLOADED = frozenset({"refused", "connect_timeout", HUNG, "reset", "server_error"})
 
 # Latency. A hint must be strong, and last, before it counts: a busy machine jitters by tens of milliseconds.
@@ -46,7 +47,7 @@ class Sign(enum.Enum):
 def sign_of(outcomes: Sequence[Outcome | LookUp]) -> Sign:
     """What one call's outcomes, one for each record that it carried, say together. In bulk, one record that was
     throttled says it of the call; a failure does only if no record went well, as a batch may hold a few odd ones."""
-    bad = [outcome for outcome in outcomes if isinstance(outcome, (Throttled, Unsent, Unknown))]
+    bad = [outcome for outcome in outcomes if isinstance(outcome, _BAD)]
     if not bad:
         return Sign.WELL
     if any(isinstance(outcome, Throttled) for outcome in bad):
@@ -67,27 +68,28 @@ class Adaptive:
     def __init__(self, most: int, *, is_restored: bool = False) -> None:
         self._most, self._ceiling = most, most
         self._window = self._threshold = float(most)
+        self.allowed = most  # how many calls may be under way: at least 1, unless the ceiling is 0
         self._decreased_at = float("-inf")
         self._has_worked = False  # since the last decrease, a call went well: it was too much, and no outage
         self._latency = Latency()
         if is_restored:
             self.restart()
 
-    @property
-    def allowed(self) -> int:
-        """How many calls may be under way: at least 1, unless the ceiling is 0; never more than the ceiling."""
-        return min(max(int(self._window), 1), self._ceiling)
+    def _set(self, window: float) -> None:
+        self._window = window
+        self.allowed = min(max(int(window), 1), self._ceiling)
 
     def cap(self, ceiling: int) -> None:
         """Allow so many at most from now on; 0: none. What goes beyond the settings' own limit counts for nothing."""
         self._ceiling = max(min(ceiling, self._most), 0)
+        self._set(self._window)
 
     def restart(self) -> None:
         """The system is back from an outage or a pause: begin small. Where a part of the calls had gone well, it was
         their number that broke it, so the doubling ends at half of that; else it ends at the ceiling."""
         self._threshold = min(self._threshold, self._window) if self._has_worked else float(self._most)
         self._threshold = max(self._threshold, 1.0)
-        self._window = float(min(START, self._most))
+        self._set(float(min(START, self._most)))
         self._latency.begin()
 
     def note(self, sign: Sign, *, began: float, ended: float, records: int, under_way: int) -> None:
@@ -113,7 +115,7 @@ class Adaptive:
         if self._latency.holds or self._window >= self._ceiling:
             return
         step = 1.0 if self._window < self._threshold else 1.0 / self._window
-        self._window = min(self._window + step, float(self._ceiling))
+        self._set(min(self._window + step, float(self._ceiling)))
 
     def _ease(self, now: float) -> None:
         least = max(self._ceiling * _AT_LEAST, float(START))
@@ -121,7 +123,8 @@ class Adaptive:
             self._decrease(self._window * _EASE, now)
 
     def _decrease(self, window: float, now: float) -> None:
-        self._window = self._threshold = window
+        self._threshold = window
+        self._set(window)
         self._decreased_at = now
 
 

@@ -79,11 +79,12 @@ def place(
             end = tail.last_seq + 1
             own_lane, seq, done_seq = lane, end, tail.done_seq
         priority = min(tail.priority or record.priority, record.priority)
-        intake.tails[lane] = tail._replace(last_seq=end, done_seq=done_seq, last_hash=content, priority=priority)
+        intake.tails[lane] = LaneTail(
+            tail.born_us, end, content, priority, done_seq, tail.gives_way, tail.is_tail, tail.is_new, tail.state,
+            tail.due_us,
+        )  # fmt: skip
         identity = record_id(own_lane, tail.born_us, seq, content)
-        intake.placed.append(
-            Placed(own_lane, seq, identity, record.key, record.payload, record.priority, has_own_lane=tail.is_tail)
-        )
+        intake.placed.append(Placed(own_lane, seq, identity, record.key, record.payload, record.priority, tail.is_tail))
     _give_way(intake)
     return intake
 

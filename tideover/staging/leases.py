@@ -25,7 +25,7 @@ from tideover.staging.database import Transaction
 from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
-from tideover.staging.sealing import Sealer
+from tideover.staging.sealing import Sealer, is_sealed
 
 SCAN = 2_000
 _END: Mark = (PRIORITIES[-1] + 1, 0, 0)
@@ -58,9 +58,9 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
             decision = desk.decide(head)
             if isinstance(decision, Take):
                 taken.append(decision)
+                given.add(head.id)
             elif isinstance(decision, Defer):
                 deferred.append(decision)
-            if isinstance(decision, Take | Defer):
                 given.add(head.id)
         looked += len(heads)
         if looked >= SCAN:
@@ -175,7 +175,7 @@ def _most_urgent_from(
         text(f"select {_HEAD} from ({levels}) as due limit :n"),
         {"route": wish.route, "now": tx.now_us, "n": size, **begin_at, **bound},
     )
-    return [Head(*row) for row in found]
+    return [Head(*row) for row in found.all()]
 
 
 def free_lanes(ready: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -209,7 +209,7 @@ def _due(tx: Transaction, wish: Claim, ready: Sequence[str], at: Mark, size: int
             **({"rerouted": tx.now_us - int(hold_s * SECOND_US)} if hold_s is not None else {}),
         },
     )
-    return [Head(*row) for row in rows]
+    return [Head(*row) for row in rows.all()]
 
 
 def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
@@ -239,13 +239,14 @@ def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sea
         ),
         tx.dialect.bound_numbers(columns, spans),
     )
-    for lane, seq, identity, key, staged_us, stored in rows:
+    for lane, seq, identity, key, staged_us, stored in rows.all():
         head = by_lane[lane]
         payload, fault = stored, ""
-        try:
-            payload = sealer.unseal(f"{wish.route}|{identity}", stored)
-        except CorruptPayload as error:
-            fault = str(error)
+        if is_sealed(stored):
+            try:
+                payload = sealer.unseal(f"{wish.route}|{identity}", stored)
+            except CorruptPayload as error:
+                fault = str(error)
         is_in_doubt = seq <= head.done_seq + head.in_doubt
         head.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
 
@@ -322,20 +323,22 @@ def _misses(tx: Transaction, heads: Sequence[Head]) -> dict[int, int]:
 
 def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) -> Lease:
     head = take.head
+    missed_us = misses.get(head.id)
+    # By place: this is made for each lane of a claim, and names cost as much as all the rest.
     return Lease(
-        lane=head.id,
-        token=head.token + 1,
-        route=wish.route,
-        system=take.system,
-        attempts=head.attempts,
-        doubted_us=head.doubted_us if head.in_doubt else 0,
-        doubt_age_s=(tx.now_us - head.doubted_us) / SECOND_US if head.in_doubt else 0.0,
-        records=head.records[: head.in_doubt or take.depth],
-        counted=take.counted,
-        is_backup=take.is_backup,
-        is_canary=take.is_canary,
-        miss_age_s=(tx.now_us - misses[head.id]) / SECOND_US if head.id in misses else None,
-        given_us=tx.now_us,
+        head.id,
+        head.token + 1,
+        wish.route,
+        take.system,
+        head.attempts,
+        head.doubted_us if head.in_doubt else 0,
+        (tx.now_us - head.doubted_us) / SECOND_US if head.in_doubt else 0.0,
+        head.records[: head.in_doubt or take.depth],
+        take.is_backup,
+        take.is_canary,
+        take.counted,
+        None if missed_us is None else (tx.now_us - missed_us) / SECOND_US,
+        tx.now_us,
     )
 
 

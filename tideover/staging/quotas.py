@@ -33,6 +33,10 @@ class Quotas:
         found = {n: left(rule, self._uses[n], self._now_us, is_live=is_live) for n, rule in self._rules.items()}
         return {name: count for name, count in found.items() if count is not None}
 
+    def limits(self, system: str) -> bool:
+        """Whether a system has any limit."""
+        return system in self._rules
+
     def left(self, system: str, wanted: int, *, is_live: bool = True) -> int:
         """How many of so many records may go now. `is_live`: they are no backlog."""
         if system not in self._left[is_live]:

@@ -22,17 +22,22 @@ class Rooms:
 
     def __init__(self, tx: Transaction, lanes: Mapping[str, int], quotas: Quotas, live_since_us: int | None) -> None:
         self._now_us, self._lanes, self._quotas = tx.now_us, dict(lanes), quotas
+        self._is_limited = {name: quotas.limits(name) for name in lanes}
         self.live_since_us = live_since_us
         self._aside: dict[str, int] = {}
 
     def lanes(self, system: str, *, is_live: bool = True) -> int:
         """How many more lanes a system can get."""
-        room = self._lanes.get(system, 0) - self._aside.get(system, 0)
-        return max(self._quotas.left(system, room, is_live=is_live), 0)
+        room = self._lanes.get(system, 0)
+        if self._aside:
+            room -= self._aside.get(system, 0)
+        if self._is_limited.get(system):
+            room = self._quotas.left(system, room, is_live=is_live)
+        return max(room, 0)
 
     def records(self, system: str, wanted: int, *, is_live: bool = True) -> int:
         """How many of so many records of a lane a system can get."""
-        return self._quotas.left(system, wanted, is_live=is_live)
+        return self._quotas.left(system, wanted, is_live=is_live) if self._is_limited.get(system) else wanted
 
     @property
     def total(self) -> int:

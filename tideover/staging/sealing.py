@@ -18,7 +18,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tideover.errors import CorruptPayload, Refused
 
 _SEALED = 0x01  # JSON text never begins with this byte
+_MARK = bytes((_SEALED,))
 _NONCE_BYTES, _TAG_BYTES = 12, 16
+
+
+def is_sealed(stored: bytes) -> bool:
+    """Whether what is stored is a sealed payload; else it is the payload itself."""
+    return stored[:1] == _MARK
 
 
 class Sealer(Protocol):
@@ -38,7 +44,7 @@ class Plain:
         return payload
 
     def unseal(self, place: str, stored: bytes) -> bytes:
-        if stored[:1] == b"\x01":
+        if is_sealed(stored):
             raise Refused("this payload is encrypted: name the block with its key under `encryption` in the hub's file")
         return stored
 
@@ -59,7 +65,7 @@ class Sealed:
         return bytes((_SEALED, len(name))) + name + nonce + sealed
 
     def unseal(self, place: str, stored: bytes) -> bytes:
-        if stored[:1] != b"\x01":
+        if not is_sealed(stored):
             return stored
         name, end = _key_of(place, stored)
         cipher = self._ciphers.get(name)

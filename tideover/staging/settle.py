@@ -110,16 +110,12 @@ def _lock(tx: Transaction, lanes: Sequence[int]) -> dict[int, LaneRow]:
         ),
         {"ids": tx.dialect.array(sorted(set(lanes)))},
     )
-    return {row[0]: LaneRow(*row) for row in found}
+    return {row[0]: LaneRow(*row) for row in found.all()}
 
 
 def _write_lanes(tx: Transaction, decided: Plan) -> None:
     columns = ("id", "done_seq", "state", "due_us", "attempts", "avoid", "in_doubt", "doubted_us", "lease_until_us")
-    rows = [
-        (p.id, p.done_seq, int(p.state), p.due_us, p.attempts, p.avoid, p.in_doubt, p.doubted_us, 0)
-        for p in decided.lanes
-    ]
-    tx.dialect.update(tx.conn, schema.lane, columns, rows)
+    tx.dialect.update(tx.conn, schema.lane, columns, [(*planned, 0) for planned in decided.lanes])
 
 
 def _write_attempts(tx: Transaction, system: str, decided: Plan) -> None:

@@ -100,7 +100,7 @@ def _lock_lanes(tx: Transaction, batch: Batch, lanes: Collection[int]) -> dict[i
         ),
         {"ids": tx.dialect.array(sorted(lanes))},
     )
-    found = {row[0]: _tail(row) for row in rows}
+    found = {row[0]: _tail(row) for row in rows.all()}
     order = batch.order
     fresh = LaneTail(
         tx.now_us, 0, b"", gives_way=order is Order.LATEST, is_tail=order is Order.NONE, is_new=True, due_us=tx.now_us
