@@ -35,7 +35,7 @@ from tideover.policy.depth import DEPTH, RunLength
 from tideover.policy.resolve import Step, next_step
 from tideover.staging.systems import Gate
 
-HAND_LANES = 1_000
+HAND_LANES = 2_000
 HAND_S = 0.25
 UNSETTLED_LANES = 2 * BATCH  # one settlement is written and one gathers; what is beyond that is a jam
 SLOW_POLL_S = 0.25

@@ -16,7 +16,7 @@ from tideover.policy.settlement import RouteRule
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.systems import Gate
 
-BATCH = 500
+BATCH = 1_000
 GATHER_S = 0.02
 CROWD = 8  # where at least so many come within `GATHER_S`, it waits for more: a commit costs as much as many of them
 LONGEST_GATHER_S = 0.1

@@ -37,6 +37,7 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
 VACUUM_TIMEOUT_S = 6 * 3600.0  # which has much to go through, and holds nobody up
+_LOG_PAGES = 8_000  # of 4 KiB: SQLite's 1,000 write the pages of the same busy lanes to the file again and again
 _TRIES = 4
 # Serialization failure and deadlock: the transaction did nothing and may be run again as it is.
 _TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
@@ -135,6 +136,7 @@ class SqliteDatabase:
             _enter_wal(connection)
             connection.execute("pragma synchronous = full")
             connection.execute("pragma busy_timeout = 30000")
+            connection.execute(f"pragma wal_autocheckpoint = {_LOG_PAGES}")
             connection.execute(f"pragma cache_size = -{cache_kib}")
 
         @event.listens_for(engine, "begin")
