@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from tests.databases import sql
 from tests.fakes import FakeSystem
 from tests.hubs import hub_config, running
 from tideover.hub import intake, overview
 from tideover.hub.delivery import Delivery
 from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
-from tideover.model import Outgoing
+from tideover.model import Outcome, Outgoing
 from tideover.staging.desks import Claim
 from tideover.staging.store import Claimed
 
@@ -159,3 +160,38 @@ async def test_staging_under_latest_supersedes_what_waits(database_url: str) -> 
         assert (before.superseded, before.waiting, before.faults) == (145, 5, ())
         assert (await asyncio.wait_for(Delivery(rt, "erp").run(), 60)).delivered == 5
         assert erp.calls == 5
+
+
+class Unhurried(FakeSystem):
+    """Takes 50 ms a call."""
+
+    async def send(self, operation: str, batch: Sequence[Outgoing], deadline: float | None = None) -> list[Outcome]:
+        await asyncio.sleep(0.05)
+        return list(await super().send(operation, batch, deadline))
+
+
+@pytest.mark.parametrize("staged_first", ["calm", "urgent"])
+async def test_record_behind_more_urgent_ones_is_not_in_doubt_for_waiting(database_url: str, staged_first: str) -> None:
+    """Its lease would run out in the hand, and nobody can be asked about it: it would be parked without ever being
+    sent."""
+    erp = Unhurried()
+    config = hub_config(
+        systems={"erp": {"resolve": "none", "limits": {"concurrency": 2}}},
+        routes={"urgent": {"priority": 1}, "calm": {"priority": 5}},
+    )
+    async with running(config, database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
+        stop = asyncio.Event()
+        if staged_first == "calm":
+            await stage(rt, "calm", *(f"c{n}" for n in range(8)))
+        delivery = asyncio.create_task(Delivery(rt, "erp", linger_s=600, lease_margin_s=1.0, stop=stop).run())
+        if staged_first == "calm":
+            await until(lambda: len(erp.effects) > 0)  # the others are in the hand
+        await stage(rt, "urgent", *(f"u{n}" for n in range(250)))  # six seconds' work; a lease lasts for three
+        await stage(rt, "calm", *(f"d{n}" for n in range(3)))
+        count = 261 if staged_first == "calm" else 253
+        await until(lambda: len(erp.effects) >= count)
+        stop.set()
+        progress = await delivery
+        assert (progress.delivered, progress.parked, progress.refused) == (count, 0, 0)
+        lapsed = await sql(database_url, "select count(*) from attempt where kind = 'expired'")
+        assert lapsed == [(0,)]

@@ -96,7 +96,7 @@ class Delivery:
         """
         await self._prepare()
         tasks = [asyncio.create_task(task) for line in self._lines.values() for task in line.tasks()]
-        tasks.append(asyncio.create_task(self._tick_forever()))
+        tasks += [asyncio.create_task(task) for task in (self._tick_forever(), self._keep_forever())]
         main = asyncio.create_task(self._claim_until_done())
         deaf = self._rt.store.on_staged(list(self._routes), self._stirred.set)
         try:
@@ -344,8 +344,16 @@ class Delivery:
         while True:
             await self._rt.sleep(TICK_S)
             with suppress(HubUnavailable):  # the claimer meets it too, and decides
-                await self._sharing.renew()
                 await self._tick()
+
+    async def _keep_forever(self) -> None:
+        """What others count on in time, and which must not wait behind a long look."""
+        while True:
+            await self._rt.sleep(TICK_S)
+            for line in self._lines.values():
+                line.give_back_overdue()
+            with suppress(HubUnavailable):
+                await self._sharing.renew()
 
     async def _tick(self, *, is_last: bool = False) -> None:
         if is_last or self._rt.monotonic() >= self._drain_rest_until:

@@ -19,6 +19,7 @@ class Hand:
         """`routes`: each route's priority, from 1, which goes first."""
         self._queues: dict[str, deque[Held]] = {route: deque() for route in routes}
         self._turns = [deque(r for r in routes if routes[r] == p) for p in sorted(set(routes.values()))]
+        self._ahead = {route: [r for r in routes if routes[r] < routes[route]] for route in routes}
         self._filled = asyncio.Event()
         self._count = 0
 
@@ -33,6 +34,10 @@ class Hand:
 
     def count(self, route: str) -> int:
         return len(self._queues[route])
+
+    def count_ahead(self, route: str) -> int:
+        """How many leases are drawn before any of a route's."""
+        return sum(len(self._queues[urgent]) for urgent in self._ahead[route])
 
     async def filled(self) -> None:
         """Wait until there is something to draw."""
@@ -53,6 +58,15 @@ class Hand:
                         return route, drawn
             self._filled.clear()
             await self._filled.wait()
+
+    def take_older(self, than: float) -> list[Held]:
+        """What was claimed before an instant, out of the hand."""
+        taken = []
+        for queue in self._queues.values():
+            while queue and queue[0].claimed_at < than:
+                taken.append(queue.popleft())
+        self._count -= len(taken)
+        return taken
 
     def empty(self) -> list[Held]:
         """Everything, out of the hand."""

@@ -172,9 +172,16 @@ class Line:
         if self._is_rated:
             return max((allowed - self._slots.busy) * self._size(route) - len(self._hand), 0)
         least = 2 * allowed * self._size(route)
+        if self._hand.count_ahead(route) >= least:
+            return 0  # it would only wait behind them
         wanted = min(max(least, int(self._pace.per_s(self._rt.monotonic()) * HAND_S)), HAND_LANES)
         room = wanted - self._hand.count(route) - max(len(self._settler) - UNSETTLED_LANES, 0)
         return room if 2 * room >= wanted else 0
+
+    def give_back_overdue(self) -> None:
+        """Let go of what has waited in the hand for long, behind more urgent records or slow calls: a lease that runs
+        out there would leave its records in doubt, although nobody has sent them."""
+        self._give_back(self._hand.take_older(self._rt.monotonic() - self._terms.lease_margin_s / 2))
 
     def longest_run(self, route: str) -> int:
         """How many records of one lane a lease may cover, where there is room for more lanes than wait."""
