@@ -210,6 +210,7 @@ class Lease(NamedTuple):
     counted: int = 0  # how many records its claim took from the system's limits
     miss_age_s: float | None = None  # how long ago a look-up first missed its head, since that came into doubt
     given_us: int = 0  # when, on the database's clock
+    is_corrected: bool = False  # its head is a correction: what is in doubt behind it may have been sent before it
 
 
 # --- sources ------------------------------------------------------------------------------------------------

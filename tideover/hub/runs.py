@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
 from tideover.connectors.port import Connector
@@ -20,6 +22,7 @@ from tideover.model import (
     Missing,
     Outcome,
     Outgoing,
+    Resolve,
     Throttled,
     Unknown,
     Unsent,
@@ -52,16 +55,22 @@ class Call(NamedTuple):
 class Run:
     """One lease being worked off. `head`: the record that is next; None once the run is over."""
 
-    __slots__ = ("at", "body", "calls", "head", "held", "is_cleared", "verdict")
+    __slots__ = ("at", "body", "calls", "head", "held", "honours_keys", "is_cleared", "verdict")
 
-    def __init__(self, held: Held) -> None:
-        self.held = held
+    def __init__(self, held: Held, *, honours_keys: bool = False) -> None:
+        """`honours_keys`: its system does a thing once under one idempotency key."""
+        self.held, self.honours_keys = held, honours_keys
         self.at = 0
         self.head = held.lease.records[0] if held.lease.records else None
         self.calls: list[Call] = []
         self.is_cleared = False  # the head's doubt is resolved: it was not there
         self.body = b""  # the head as its system wants it
         self.verdict: Defer | Park | None = None
+
+    @property
+    def is_corrected(self) -> bool:
+        """True while the head is a correction of what was sent before those behind it."""
+        return self.held.lease.is_corrected and self.at == 0
 
     @property
     def needs_resolving(self) -> bool:
@@ -106,13 +115,16 @@ class Run:
             )
         rest = lease.records[self.at :]
         doubt = 0
-        for index, record in enumerate(rest):
-            if not record.in_doubt or (index == 0 and self.is_cleared):
-                break
-            doubt += 1
+        # Records go out in order: where the head is not there, nothing behind it is, unless it was corrected since.
+        if not self.is_cleared or self.is_corrected:
+            doubt = sum(1 for _ in takewhile(attrgetter("in_doubt"), rest))
+        if self.is_cleared and doubt == 1:
+            doubt = 0
         last = self.calls[-1] if self.calls else None
         is_new_doubt = last is not None and last.kind is Kind.SEND and isinstance(last.outcome, Unknown)
-        doubted_us = lease.doubted_us if doubt else 0
+        # Of a correction that is in doubt as well, as those behind it are, the youngest call says when a miss is final.
+        is_older = doubt > 0 and not (is_new_doubt and self.is_cleared and not self.honours_keys)
+        doubted_us = lease.doubted_us if is_older else 0
         if is_new_doubt and not doubt:
             doubt = 1
         return LaneReport(
@@ -165,7 +177,7 @@ class Sender:
         `is_wanted` is asked before each call; `done` gets each run as soon as it is over. When this is cancelled in the
         middle of a call, what was under way is reported as unknown.
         """
-        runs = [Run(held) for held in group]
+        runs = [Run(held, honours_keys=self.rule.how is Resolve.KEY) for held in group]
         try:
             while runs:
                 if doubtful := [run for run in runs if run.needs_resolving]:
@@ -256,7 +268,7 @@ class Sender:
                 run.note(Kind.LOOK_UP, answer, began, ended)
                 if self._is_final(run, age_s, is_trusted=is_trusted):
                     run.is_cleared = True
-                    if self.moves_on and run.held.lease.attempts > 0:
+                    if self.moves_on and run.held.lease.attempts > 0 and not run.is_corrected:
                         run.end()
                 else:
                     is_too_young = not is_miss_final(self.rule, age_s)

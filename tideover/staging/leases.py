@@ -71,8 +71,10 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
     _take(tx, wish, taken)
     tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
     desk.close(tx)
-    misses = _misses(tx, [take.head for take in taken]) if wish.group is not None else {}
-    return Found([_lease(tx, wish, take, misses) for take in taken], mark)
+    heads = [take.head for take in taken]
+    misses = _misses(tx, heads) if wish.group is not None else {}
+    corrected = _corrected(tx, heads)
+    return Found([_lease(tx, wish, take, misses, corrected) for take in taken], mark)
 
 
 def _windows(
@@ -321,7 +323,22 @@ def _misses(tx: Transaction, heads: Sequence[Head]) -> dict[int, int]:
     return {lane: int(at_us) for lane, at_us in rows}
 
 
-def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) -> Lease:
+def _corrected(tx: Transaction, heads: Sequence[Head]) -> set[int]:
+    """The lanes of which several records are in doubt, and the head is a person's correction of another."""
+    doubted = sorted(head.id for head in heads if head.in_doubt > 1)
+    if not doubted:
+        return set()
+    rows = tx.conn.execute(
+        text(
+            "select l.id from lane l join record r on r.lane = l.id and r.seq = l.done_seq + 1 "
+            f"where l.id {tx.dialect.in_list('ids')} and r.parent is not null"
+        ),
+        {"ids": tx.dialect.array(doubted)},
+    )
+    return {lane for (lane,) in rows}
+
+
+def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int], corrected: Collection[int]) -> Lease:
     head = take.head
     missed_us = misses.get(head.id)
     # By place: this is made for each lane of a claim, and names cost as much as all the rest.
@@ -339,6 +356,7 @@ def _lease(tx: Transaction, wish: Claim, take: Take, misses: Mapping[int, int]) 
         take.counted,
         None if missed_us is None else (tx.now_us - missed_us) / SECOND_US,
         tx.now_us,
+        head.id in corrected,
     )
 
 
@@ -363,5 +381,5 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)
-    misses = _misses(tx, heads)
-    return [_lease(tx, wish, take, misses) for take in taken]
+    misses, corrected = _misses(tx, heads), _corrected(tx, heads)
+    return [_lease(tx, wish, take, misses, corrected) for take in taken]
