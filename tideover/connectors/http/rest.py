@@ -11,11 +11,10 @@ from yarl import URL
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.connectors.http.access import Access, check_header
 from tideover.connectors.http.allowance import Allowance
-from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer, Undecodable, decode
+from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer
+from tideover.connectors.http.asking import looked_up
 from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, Signed
-from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_refused, meaning_of, plain_meaning
-from tideover.connectors.http.expressions import FAULT, find, is_true
-from tideover.connectors.http.expressions import reference as reference_in
+from tideover.connectors.http.classify import Meaning, classify, is_refused, meaning_of, plain_meaning
 from tideover.connectors.http.message import Request
 from tideover.connectors.http.requests import Call, Unusable, address, fill_params, fill_path, origin_of, usual_headers
 from tideover.connectors.http.scrub import Hidden, values
@@ -24,19 +23,7 @@ from tideover.connectors.http.source import Asked, Reader
 from tideover.connectors.http.tokens import NO_TOKEN
 from tideover.connectors.http.wire import Wire
 from tideover.errors import Refused
-from tideover.model import (
-    REFUSED,
-    Accepted,
-    Found,
-    LookUp,
-    Missing,
-    Outcome,
-    Outgoing,
-    Page,
-    Rejected,
-    Unknown,
-    Unsent,
-)
+from tideover.model import LookUp, Outcome, Outgoing, Page, Unknown, Unsent
 
 
 class HttpConnector:
@@ -97,7 +84,7 @@ class HttpConnector:
         return await sender.send(batch, self._deadline(deadline))
 
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
-        """Whether the system has this record. `Missing` only by a 404, or a whole answer in which `found` is false."""
+        """Whether the system has this record, by its own clear word (`asking`)."""
         lookup = self._sender(operation).operation.lookup
         if lookup is None:
             return Unknown("no_lookup", f"operation {operation} has no look-up")
@@ -105,15 +92,8 @@ class HttpConnector:
             call = Call("GET", fill_path(lookup.path, record), fill_params(lookup.params, record))
         except Unusable as error:
             return Unknown(error.code, error.detail)
-        answer, hidden = await self._call(call, self._deadline(), self._plain), self._hidden([record])
-        if not isinstance(answer, Answer):
-            return answer
-        if answer.status == 404 and fitting_rule(answer, self._plain.rules) is None:
-            return Missing()
-        outcome = classify(answer, self._plain, hidden)
-        if isinstance(outcome, Rejected):
-            return Unknown(REFUSED, outcome.detail)
-        return _found(answer, lookup.found, lookup.reference) if isinstance(outcome, Accepted) else outcome
+        came = await self._call(call, self._deadline(), self._plain)
+        return looked_up(came, lookup, self._plain, self._hidden([record])) if isinstance(came, Answer) else came
 
     def can_void(self, operation: str) -> bool:
         return self._sender(operation).operation.void is not None
@@ -229,17 +209,3 @@ class HttpConnector:
         """When a call that begins now has to end, by `latest` in any case; on the loop's clock."""
         own = asyncio.get_running_loop().time() + self._total_s
         return own if latest is None else min(own, latest)
-
-
-def _found(answer: Answer, found: str, reference: str | None) -> LookUp:
-    """What a look-up's whole 2xx says. What can't be read is no proof that the record is missing."""
-    if not 200 <= answer.status <= 299:
-        return Unknown("unreadable", f"http {answer.status} says nothing about one record")
-    try:
-        value = decode(answer.body)
-    except Undecodable:
-        return Unknown("unreadable", f"http {answer.status}, not JSON")
-    has_it = find(found, value)
-    if has_it is FAULT:
-        return Unknown("unreadable", "`found` can't be told")
-    return Found(reference_in(reference, value)) if is_true(has_it) else Missing()
