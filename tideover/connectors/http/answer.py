@@ -15,6 +15,8 @@ import orjson
 
 Trouble = Literal["timeout", "unreadable", "oversize"]
 
+MAX_FIELD = 1024  # characters of a header that says something of time or quota
+MAX_REPEATED = 8
 ACCEPT_ENCODING = "gzip, deflate"  # exactly what `Inflater` understands
 _LONG_INTEGER = re.compile(rb"\d{19}")
 
@@ -52,6 +54,11 @@ class Headers:
         """The first value of a header."""
         values = self._values.get(name.lower())
         return None if values is None else values[0]
+
+    def some(self, name: str) -> Sequence[str]:
+        """The values of a header that is read as a number, a date or a short list: the first few, none too long to be
+        one. Whoever writes more than that wants something else than to say it."""
+        return [value for value in self._values.get(name.lower(), ())[:MAX_REPEATED] if len(value) <= MAX_FIELD]
 
     def all(self, name: str) -> Sequence[str]:
         """Every value of a header; none if it is not there."""

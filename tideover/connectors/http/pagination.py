@@ -24,8 +24,9 @@ from tideover.connectors.http.expressions import find
 Token = str | int
 
 MAX_TOKEN = 8000  # characters; a longer one fits in no request line
-_LINK = re.compile(r'<([^<>]*)>((?:[^",<]|"(?:[^"\\]|\\.)*")*)')
-_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^;,\s"]+))', re.IGNORECASE)
+# Nothing is tried twice (`+`), and a quote that is not closed goes to the end: any header is read in one pass.
+_LINK = re.compile(r'<([^<>]*+)>((?:[^",<]|"(?:[^"\\]|\\.?)*+"?)*+)')
+_PARAM = re.compile(r';\s*+([^\s=;"]*+)\s*+(?:=\s*+(?:"((?:[^"\\]|\\.?)*+)"?|([^;,\s"]*+)))?')
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -74,11 +75,10 @@ def following(pagination: Pagination, token: Token | None, page: Turned) -> Toke
 def next_link(links: tuple[str, ...], address: str) -> str | None:
     """The path and query of the `Link` with `rel="next"` (RFC 8288), resolved against the page's own address.
 
-    Raises `Unfit` for a link to another origin: it would carry the credential there.
+    Raises `Unfit` for a link to another origin, as it would carry the credential there, and for one that is none.
     """
     for target, attributes in (found for value in links for found in _LINK.findall(value)):
-        rel = _REL.search(attributes)
-        if rel is None or "next" not in (rel[1] or rel[2] or "").lower().split():
+        if "next" not in _rel(attributes):
             continue
         try:
             url = urljoin(address, target.strip())
@@ -88,8 +88,19 @@ def next_link(links: tuple[str, ...], address: str) -> str | None:
         if not is_same:
             raise Unfit('its link with rel="next" leads to another origin')
         parts = urlsplit(url)
-        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        token = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if len(token) > MAX_TOKEN or not token.isprintable():
+            raise Unfit('its link with rel="next" is too long, or holds a character that no address may have')
+        return token
     return None
+
+
+def _rel(attributes: str) -> list[str]:
+    """The relations that a link's first `rel` names."""
+    for name, quoted, bare in _PARAM.findall(attributes):
+        if name.lower() == "rel":
+            return str(quoted or bare).lower().split()
+    return []
 
 
 def origin(address: str) -> tuple[str, str | None, int | None]:
