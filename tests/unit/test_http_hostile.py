@@ -18,9 +18,9 @@ from tideover.connectors.http.pagination import Unfit, next_link
 from tideover.connectors.http.throttle import delay_s, rate_limit_s
 
 NAMES = [
-    "Retry-After", "RateLimit", "RateLimit-Policy", "RateLimit-Reset", "RateLimit-Remaining", "X-RateLimit-Limit", "Date",
-    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-HubSpot-RateLimit-Interval-Milliseconds", "Sforce-Limit-Info",
-    "X-Shopify-Shop-Api-Call-Limit", "X-DayLimit-Remaining",
+    "Retry-After", "RateLimit", "RateLimit-Policy", "RateLimit-Reset", "RateLimit-Remaining", "Date",
+    "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-HubSpot-RateLimit-Interval-Milliseconds",
+    "Sforce-Limit-Info", "X-Shopify-Shop-Api-Call-Limit", "X-DayLimit-Remaining",
 ]  # fmt: skip
 DIGITS = st.sampled_from(["0", "9", "1", "\u0663", "\u00b2"]).flatmap(
     lambda digit: st.sampled_from([1, 18, 19, 4301, 30_000]).map(lambda times: digit * times)

@@ -17,13 +17,13 @@ from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, 
 from tideover.connectors.http.classify import Meaning, classify, is_refused, meaning_of, plain_meaning
 from tideover.connectors.http.message import Request
 from tideover.connectors.http.requests import Call, Unusable, address, fill_params, fill_path, origin_of, usual_headers
-from tideover.connectors.http.scrub import Hidden, values
+from tideover.connectors.http.scrub import Hidden, tidy, values
 from tideover.connectors.http.sending import Came, Sender
 from tideover.connectors.http.source import Asked, Reader
 from tideover.connectors.http.tokens import NO_TOKEN
 from tideover.connectors.http.wire import Wire
-from tideover.errors import Refused
-from tideover.model import LookUp, Outcome, Outgoing, Page, Unknown, Unsent
+from tideover.errors import AccessError, Refused
+from tideover.model import CREDENTIALS, LookUp, Outcome, Outgoing, Page, Unknown, Unsent
 
 
 class HttpConnector:
@@ -31,7 +31,7 @@ class HttpConnector:
 
     `reload` reads the system's access again when a credential is refused; `keep` stores a refresh token that replaced
     the old one. Both raise `TideoverError` when they can't. Opens no connection before the first call.
-    Raises `ValueError` for headers or certificates that can't be used.
+    Raises `AccessError` for headers or certificates that can't be used.
     """
 
     def __init__(
@@ -48,9 +48,12 @@ class HttpConnector:
         self._wire = Wire(timeouts, limits)
         self._reload = reload
         if access.ca is not None:
-            self._wire.trust(access.ca)
+            self._trust(access.ca)
         for name, value in rest.headers.items():
-            check_header(name, value)
+            try:
+                check_header(name, value)
+            except ValueError as error:
+                raise AccessError(system, f"its description: {error}") from None
         self._credentials = Credentials(
             access, self._post_form, reload=self._reloaded if reload is not None else None, keep=keep
         )
@@ -130,9 +133,14 @@ class HttpConnector:
         if not isinstance(signed, Signed):
             return signed
         came = await self._exchange(call, signed, deadline)
-        if isinstance(came, Answer) and is_refused(came, meaning) and await self._is_renewed(signed, came, deadline):
+        if not (isinstance(came, Answer) and is_refused(came, meaning)):
+            return came
+        if await self._is_renewed(signed, came, deadline):
             again = await self._sign(deadline)
             return await self._exchange(call, again, deadline) if isinstance(again, Signed) else came
+        if self._credentials.fault:
+            said = f"http {came.status}, and {self._credentials.fault}"
+            return Unsent(CREDENTIALS, tidy(said, self._credentials.secrets))
         return came
 
     async def _sign(self, deadline: float) -> Signature:
@@ -183,10 +191,21 @@ class HttpConnector:
 
     async def _reloaded(self) -> Access:
         assert self._reload is not None
-        access = await self._reload()
+        try:
+            access = await self._reload()
+        except ValueError as error:  # its text may hold a value
+            raise AccessError(
+                self._system, f"its block can't be used ({type(error).__name__}); save it again"
+            ) from None
         if access.ca is not None and access.ca != self._credentials.access.ca:
-            self._wire.trust(access.ca)
+            self._trust(access.ca)
         return access
+
+    def _trust(self, certificates: str) -> None:
+        try:
+            self._wire.trust(certificates)
+        except ValueError as error:
+            raise AccessError(self._system, f"the `ca` of its block {error}; write it again") from None
 
     def _hidden(self, batch: Sequence[Outgoing]) -> Hidden:
         """What no text about these records may hold."""
