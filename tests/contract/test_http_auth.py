@@ -109,6 +109,7 @@ async def test_send_when_every_token_is_refused_ends_as_credentials_and_does_not
     [
         (acts.reply(400, {"error": "invalid_client"}), Unsent(CREDENTIALS, "token endpoint: http 400 invalid_client")),
         (acts.reply(400, {"error": f"bad {CANARY}!"}), Unsent(CREDENTIALS, "token endpoint: http 400")),
+        (acts.reply(400, {"error": CANARY}), Unsent(CREDENTIALS, "token endpoint: http 400")),
         (acts.reply(500), Unsent("token", "token endpoint: http 500 without a bearer token")),
         (acts.reply(200, b"<html>"), Unsent("token", "token endpoint: http 200 without a bearer token")),
         (acts.reply(200, {"access_token": "a\nb"}), Unsent("token", "token endpoint: http 200 without a bearer token")),

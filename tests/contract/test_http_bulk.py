@@ -207,3 +207,20 @@ async def test_send_of_a_refused_batch_when_the_system_fails_midway_leaves_the_r
         assert len(server.received) == 2
     assert outcomes[:2] == [Unknown("server_error", "http 500")] * 2
     assert outcomes[2:] == [Unsent("batch_rejected", "its batch was refused")] * 2
+
+
+async def test_large_batch_whose_results_repeat_its_values_has_none_of_them_in_an_outcome() -> None:
+    batch = [
+        Outgoing(f"id-{n}", f"key-{n:04}", json.dumps({f"f{m}": f"canary-{n:04}-{m:02}" for m in range(20)}).encode())
+        for n in range(400)
+    ]
+    results = [
+        {"error": {"code": f"canary-{n:04}-19", "message": f"canary-{n:04}-19 and canary-{399 - n:04}-00 of {r.key}"}}
+        for n, r in enumerate(batch)
+    ]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, results))
+        rest = Rest.model_validate({"operations": {"put": {"path": "/o", "bulk": {"path": "/bulk", "size": 1000}}}})
+        async with connected(server.url, rest, response="1MB") as connector:
+            outcomes = await connector.send("put", batch)
+    assert set(outcomes) == {Rejected("rejected", "*** and *** of ***")}

@@ -153,6 +153,17 @@ async def test_send_by_answer_has_the_outcome_of_the_table(case: str) -> None:
     assert await sent(behaviour) == expected
 
 
+async def test_send_whose_answer_repeats_a_long_token_or_an_encoded_key_has_neither_in_its_outcome() -> None:
+    token = "".join(f"{n:05x}" for n in range(7, 90_000, 311))
+    body = {"code": "bad", "message": f"Bearer {token} {token[300:]} for /orders/a%20b%2Fcanary"}
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(422, body))
+        access = Access(server.url, Bearer(SecretStr(token)))
+        async with connected(server.url, access=access) as connector:
+            [outcome] = await connector.send("put", [Outgoing("a" * 32, "a b/canary", b"{}")])
+    assert outcome == Rejected("bad", "http 422: Bearer *** *** for /orders/***")
+
+
 async def test_send_when_ok_is_false_in_a_200_is_rejected() -> None:
     rest = described(ok="success")
     body = {"success": False, "errors": [{"code": "REQUIRED", "message": "x"}]}

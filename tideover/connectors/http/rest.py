@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from urllib.parse import quote, quote_plus
 
 from yarl import URL
 
@@ -113,13 +114,13 @@ class HttpConnector:
             return Unsent("no_probe", "the system's description has none")
         call = Call(self._rest.probe.method, self._rest.probe.path, is_fixed=True)
         answer = await self._call(call, self._deadline(), self._plain)
-        return classify(answer, self._plain, self._credentials.secrets) if isinstance(answer, Answer) else answer
+        return classify(answer, self._plain, Hidden(self._secrets)) if isinstance(answer, Answer) else answer
 
     def pages(self, stream: str, cursor: str | None) -> AsyncGenerator[Page, None]:
         described = self._rest.streams.get(stream)
         if described is None:
             raise Refused(f"system {self._system} has no stream {stream}")
-        return Reader(self._system, stream, described, self._plain, self._ask, self._credentials.secrets).pages(cursor)
+        return Reader(self._system, stream, described, self._plain, self._ask, Hidden(self._secrets)).pages(cursor)
 
     async def close(self) -> None:
         await self._credentials.close()
@@ -140,7 +141,7 @@ class HttpConnector:
             return await self._exchange(call, again, deadline) if isinstance(again, Signed) else came
         if self._credentials.fault:
             said = f"http {came.status}, and {self._credentials.fault}"
-            return Unsent(CREDENTIALS, tidy(said, self._credentials.secrets))
+            return Unsent(CREDENTIALS, tidy(said, Hidden(self._secrets)))
         return came
 
     async def _sign(self, deadline: float) -> Signature:
@@ -210,13 +211,18 @@ class HttpConnector:
     def _hidden(self, batch: Sequence[Outgoing]) -> Hidden:
         """What no text about these records may hold."""
 
-        def hidden() -> Iterator[str]:
-            yield from self._credentials.secrets()
+        def find() -> Iterator[str]:
+            yield from self._secrets()
             for record in batch:
-                yield record.key
+                yield from (record.key, quote(record.key, safe="", errors="replace"))
                 yield from values(record.payload)
 
-        return hidden
+        return Hidden(find)
+
+    def _secrets(self) -> Iterator[str]:
+        """Every secret, as it is and as it stands in an address or a form."""
+        for secret in self._credentials.secrets():
+            yield from (secret, quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace"))
 
     def _sender(self, operation: str) -> Sender:
         sender = self._senders.get(operation)
