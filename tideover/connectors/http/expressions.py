@@ -45,11 +45,12 @@ def text(expression: str | None, value: object) -> str | None:
     if isinstance(found, str):
         return found or None
     if isinstance(found, int | float) and not isinstance(found, bool):
-        return _written(found)
+        return written(found)
     return None
 
 
-def _written(number: float) -> str | None:
+def written(number: float) -> str | None:
+    """A number as text; `None` for one that is too long to be written."""
     try:
         return str(number)
     except ValueError:  # a sum with more digits than Python writes

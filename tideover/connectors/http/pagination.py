@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_plus, urljoin, urlsplit
 
 from tideover.config.rest import (
     CursorPagination,
@@ -19,10 +19,11 @@ from tideover.config.rest import (
     PagePagination,
     Pagination,
 )
-from tideover.connectors.http.expressions import find
+from tideover.connectors.http.expressions import find, written
 
 Token = str | int
 
+_KEPT = 2**63  # a larger number is kept as text
 MAX_TOKEN = 8000  # characters; a longer one fits in no request line
 # Nothing is tried twice (`+`), and a quote that is not closed goes to the end: any header is read in one pass.
 _LINK = re.compile(r'<([^<>]*+)>((?:[^",<]|"(?:[^"\\]|\\.?)*+"?)*+)')
@@ -111,16 +112,39 @@ def origin(address: str) -> tuple[str, str | None, int | None]:
     return parts.scheme.lower(), parts.hostname, parts.port or _PORTS.get(parts.scheme.lower())
 
 
-def with_params(path: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that `path` does not have in its own query."""
-    own = {part.partition("=")[0] for part in urlsplit(path).query.split("&")}
-    return {name: value for name, value in extra.items() if name not in own}
+def listing(path: str, usual: Mapping[str, str], paging: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The path and the parameters of one page.
+
+    `paging` goes before what the path's own query says: a page that has another size than it was asked for is taken for
+    the last one. Of the others, the path's own go before the usual ones.
+    """
+    base, _, query = path.partition("?")
+    own = [(unquote_plus(part.partition("=")[0]), part) for part in query.split("&") if part]
+    kept = [part for name, part in own if name not in paging]
+    names = {*(name for name, _ in own), *paging}
+    wanted = {name: value for name, value in usual.items() if name not in names}
+    return base + ("?" + "&".join(kept) if kept else ""), {**wanted, **paging}
+
+
+def is_fit(pagination: Pagination, token: Token) -> bool:
+    """Whether a token can be one of this pagination."""
+    match pagination:
+        case CursorPagination():
+            return True
+        case PagePagination() | OffsetPagination():
+            return isinstance(token, int)
+        case LinkPagination():
+            return isinstance(token, str) and token.startswith("/")
+        case NoPagination():
+            return False
 
 
 def _cursor(found: object, expression: str) -> Token | None:
     if found is None or found is False or found == "":
         return None
-    if isinstance(found, str | int) and not isinstance(found, bool) and len(str(found)) <= MAX_TOKEN:
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = found if abs(found) < _KEPT else written(found)
+    if isinstance(found, int) or (isinstance(found, str) and len(found) <= MAX_TOKEN):
         return found
     raise Unfit(f"`next` ({expression}) must find a string, a number or null")
 
