@@ -224,3 +224,46 @@ async def test_large_batch_whose_results_repeat_its_values_has_none_of_them_in_a
         async with connected(server.url, rest, response="1MB") as connector:
             outcomes = await connector.send("put", batch)
     assert set(outcomes) == {Rejected("rejected", "*** and *** of ***")}
+
+
+RULED = Rest.model_validate(
+    {
+        "operations": {"put": {"path": "/o", "bulk": {"path": "/bulk", "size": 10, "results": "rows"}}},
+        "errors": [
+            {"contains": "DUPLICATE", "outcome": "rejected"},
+            {"contains": "LIMIT", "outcome": "throttled"},
+        ],
+    }
+)
+
+
+@pytest.mark.parametrize("code", ["DUPLICATE", "LIMIT"])
+async def test_rule_that_sees_one_result_of_many_is_not_what_became_of_the_others(code: str) -> None:
+    """Taken for the whole call, those that were done would be sent again."""
+    rows = [{"ok": True}, {"error": {"code": code}}, {"ok": True}]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, {"rows": rows}))
+        async with connected(server.url, RULED) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(3)])
+        assert len(server.received) == 1
+    assert outcomes == [Accepted(), Rejected(code, ""), Accepted()]
+
+
+@pytest.mark.parametrize("body", [{"message": "LIMIT"}, {"rows": [], "message": "LIMIT"}, b"LIMIT"])
+async def test_rule_that_fits_an_answer_without_results_is_the_whole_calls(body: object) -> None:
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, body))
+        async with connected(server.url, RULED) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(3)])
+    assert {type(outcome) for outcome in outcomes} == {Throttled}
+
+
+async def test_record_that_is_not_listed_beside_a_result_that_a_rule_sees_is_unknown() -> None:
+    bulk = {"path": "/bulk", "size": 10, "results": "rows", "result_key": "at", "unlisted": "accepted"}
+    errors = [{"contains": "LIMIT", "outcome": "throttled"}]
+    rest = Rest.model_validate({"operations": {"put": {"path": "/o", "bulk": bulk}}, "errors": errors})
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, {"rows": [{"at": 1, "error": {"code": "LIMIT"}}]}))
+        async with connected(server.url, rest) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(2)])
+    assert outcomes == [Unknown("unreadable", "has no result of its own"), Rejected("LIMIT", "")]

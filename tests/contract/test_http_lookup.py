@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -167,3 +168,14 @@ async def test_look_up_asks_by_key_and_id_encoded() -> None:
 async def test_look_up_without_a_description_is_unknown() -> None:
     async with connected("http://localhost:1", described()) as connector:
         assert isinstance(await connector.look_up("put", RECORD), Unknown)
+
+
+async def test_look_up_that_is_answered_with_millions_of_values_says_nothing_and_holds_nobody_up() -> None:
+    body = b'{"hits":[' + b",".join([b"{}"] * 1_000_000) + b"]}"
+    rest = with_lookup(found="length(hits[?state != 'void']) > `0`")
+    async with Adversary() as server:
+        server.on("*", acts.reply(200, body))
+        async with connected(server.url, rest, response="10MB") as connector:
+            began = time.process_time()
+            assert await connector.look_up("put", RECORD) == Unknown("unreadable", "http 200, too many values")
+            assert time.process_time() - began < 1, "evaluated, it took three"

@@ -365,6 +365,16 @@ async def test_a_token_beyond_64_bits_is_kept_exactly() -> None:
         assert asked(server) == [{}, {"cursor": str(big)}]
 
 
+@pytest.mark.parametrize("item", [b"[" * 1000 + b"]" * 1000, b'{"a":' * 1000 + b"1" + b"}" * 1000])
+async def test_a_page_that_is_nested_deeper_than_can_be_written_is_read(item: bytes) -> None:
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(200, b'{"items": [%b], "next": 7}' % item), page({"n": 1}))
+        async with connected(server.url, described(pagination=CURSOR)) as connector:
+            first, second = await read(connector)
+    assert len(first.records) + len(first.broken) == 1
+    assert second.records == [{"n": 1}]
+
+
 async def test_a_stream_that_is_not_there_is_refused() -> None:
     async with connected("http://localhost:1") as connector:
         with pytest.raises(Refused):

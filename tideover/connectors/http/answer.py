@@ -15,6 +15,8 @@ import orjson
 
 Trouble = Literal["timeout", "unreadable", "oversize"]
 
+MOST_VALUES = 50_000  # about one record, or a hundred
+MOST_MEMBERS = 1000  # of a gzip body; each takes as long as a page of text
 MAX_FIELD = 1024  # characters of a header that says something of time or quota
 MAX_REPEATED = 8
 ACCEPT_ENCODING = "gzip, deflate"  # exactly what `Inflater` understands
@@ -22,7 +24,16 @@ _LONG_INTEGER = re.compile(rb"\d{19}")
 
 
 class Undecodable(ValueError):
-    """The body is no JSON text in UTF-8, is nested too deeply, or holds a number that no double can."""
+    """The body is no JSON text in UTF-8, is nested too deeply, or holds a number that no double can. `what` says it in
+    two words."""
+
+    what = "not JSON"
+
+
+class Overfull(Undecodable):
+    """It holds more values than are looked at."""
+
+    what = "too many values"
 
 
 class Garbled(Exception):
@@ -91,9 +102,18 @@ def decode(body: bytes) -> object:
     return value
 
 
+def decode_one(body: bytes, records: int = 1) -> object:
+    """The JSON value of what is said about so many records. Raises `Undecodable` also for more values than anybody says
+    about those: a few million of them, though within the cap, keep an expression busy for seconds, and all others wait.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES * (1 + records // 100):
+        raise Overfull
+    return decode(body)
+
+
 def is_json(body: bytes) -> bool:
     try:
-        decode(body)
+        decode_one(body)
     except Undecodable:
         return False
     return True
@@ -123,6 +143,7 @@ class Inflater:
             raise Garbled("unknown content coding")
         self._is_plain = self._coding in ("", "identity")
         self._stream: zlib._Decompress | None = None
+        self._members = 0
 
     def feed(self, piece: bytes) -> bytes:
         """The decoded bytes of one piece of the raw body."""
@@ -154,6 +175,9 @@ class Inflater:
             is_zlib = piece[0] & 0x0F == 8 and piece[0] >> 4 <= 7
             self._stream = zlib.decompressobj(wbits=15 if is_zlib else -15)
         else:
+            self._members += 1
+            if self._members > MOST_MEMBERS:
+                raise Garbled("too many members")
             self._stream = zlib.decompressobj(wbits=31)
         return self._stream
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from tideover.config.asking import NEVER_GONE, VoidCall
 from tideover.config.rest import ErrorRule, Operation, Rest
-from tideover.connectors.http.answer import Answer, Undecodable, decode, is_json
+from tideover.connectors.http.answer import Answer, Undecodable, decode_one, is_json
 from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
 from tideover.connectors.http.telling import tells
@@ -160,9 +160,9 @@ def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     if not meaning.needs_body or (not answer.body and is_body_spare(answer, meaning)):
         return Accepted()
     try:
-        value = decode(answer.body)
-    except Undecodable:
-        return Unknown("unreadable", f"{detail}, not JSON")
+        value = decode_one(answer.body)
+    except Undecodable as error:
+        return Unknown("unreadable", f"{detail}, {error.what}")
     if meaning.ok is not None:
         ok = find(meaning.ok, value)
         if ok is FAULT:
@@ -252,6 +252,6 @@ def _decoded(answer: Answer) -> object:
     if answer.trouble is not None or not answer.body:
         return None
     try:
-        return decode(answer.body)
+        return decode_one(answer.body)
     except Undecodable:
         return None

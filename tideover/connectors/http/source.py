@@ -118,7 +118,7 @@ class Reader:
         if token is None:
             after = place.completed(high_us)
         else:
-            content = fingerprint(_canonical(items)) if items else ""
+            content = fingerprint(_canonical(items) or answer.body) if items else ""
             if place.is_seen(token, content):
                 what = f"{self.stream.path} gives a page or its token again"
                 raise SourceLoop(self.system, self.name, what, restart=place.restarted().dump())
@@ -194,11 +194,15 @@ def _page(items: list[object], cursor: str, *, is_last: bool) -> Page:
 
 
 def _canonical(value: object) -> bytes:
-    """The JSON text of a decoded value. The standard library writes the integers that orjson does not."""
+    """The JSON text of a decoded value; nothing of one that is nested deeper than it can be written. The standard
+    library writes the integers that orjson does not."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError:
+            return b""
 
 
 def _expected_instant(incremental: Incremental) -> str:
