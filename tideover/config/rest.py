@@ -185,7 +185,8 @@ class ErrorRule(Strict):
     """What one kind of answer means here, where it differs from the usual meaning of its status.
 
     The first rule that fits decides. Usual: 2xx accepted; 401 and 403 unsent (credentials); 429 throttled; 408,
-    425 and 5xx unknown; other 4xx rejected; 3xx unsent, as a redirect is never followed, but 303 unknown.
+    425 and 5xx unknown; other 4xx rejected; 3xx unknown, as a redirect is never followed, and unsent where the call
+    changes nothing. Of a bulk call's 2xx that lists results, these decide and no rule.
     """
 
     status: StatusCode | None = None

@@ -43,7 +43,7 @@ class Dialer:
         try:
             self._context.load_verify_locations(cadata=certificates)
         except (ssl.SSLError, ValueError, TypeError) as error:  # the last two: nothing, or no ASCII
-            reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+            reason = getattr(error, "reason", None) or type(error).__name__
             raise ValueError(f"holds no certificates in PEM ({reason})") from None
 
     async def dial(self, origin: Origin, make: Callable[[], Connection], until: float) -> Connection | Unsent:
