@@ -8,7 +8,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 import orjson
@@ -84,6 +84,19 @@ class Answer:
     headers: Headers
     body: bytes
     trouble: Trouble | None = None
+    _read: list[object] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def value(self) -> object:
+        """The JSON value of what is said about one record (`decode_one`), read once. Raises `Undecodable`."""
+        if not self._read:
+            try:
+                self._read.append(decode_one(self.body))
+            except Undecodable as error:
+                self._read.append(error)
+        [found] = self._read
+        if isinstance(found, Undecodable):
+            raise type(found)
+        return found
 
 
 def decode(body: bytes) -> object:
@@ -111,9 +124,9 @@ def decode_one(body: bytes, records: int = 1) -> object:
     return decode(body)
 
 
-def is_json(body: bytes) -> bool:
+def is_json(answer: Answer) -> bool:
     try:
-        decode_one(body)
+        answer.value()
     except Undecodable:
         return False
     return True

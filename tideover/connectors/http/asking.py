@@ -18,7 +18,7 @@ gateway that had nowhere to send the question to, it would be done twice.
 from __future__ import annotations
 
 from tideover.config.asking import LookUpCall
-from tideover.connectors.http.answer import Answer, Undecodable, decode_one
+from tideover.connectors.http.answer import Answer, Undecodable
 from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_about_one, is_own_word
 from tideover.connectors.http.expressions import reference
 from tideover.connectors.http.scrub import Hidden
@@ -50,7 +50,7 @@ def _says_missing(answer: Answer, lookup: LookUpCall) -> bool:
     if lookup.missing is None:
         return answer.status == 404 and lookup.is_by_path and is_own_word(answer)
     try:
-        value = decode_one(answer.body)
+        value = answer.value()
     except Undecodable:
         return False
     has_it = answer.status // 100 == 2 and tells(lookup.found, value) is True
@@ -62,7 +62,7 @@ def _found(answer: Answer, lookup: LookUpCall) -> LookUp:
     if answer.status // 100 != 2 or answer.status in _PARTIAL:
         return Unknown("unreadable", f"http {answer.status} says nothing about one record")
     try:
-        value = decode_one(answer.body)
+        value = answer.value()
     except Undecodable as error:
         return Unknown("unreadable", f"http {answer.status}, {error.what}")
     has_it = tells(lookup.found, value)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from tideover.config.asking import NEVER_GONE, VoidCall
 from tideover.config.rest import ErrorRule, Operation, Rest
-from tideover.connectors.http.answer import Answer, Undecodable, decode_one, is_json
+from tideover.connectors.http.answer import Answer, Undecodable, is_json
 from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
 from tideover.connectors.http.telling import tells
@@ -132,7 +132,7 @@ def _fits(rule: ErrorRule, answer: Answer) -> bool:
         return False
     if rule.contains is not None and rule.contains.encode() not in answer.body:
         return False
-    return rule.json_body is None or (answer.trouble is None and is_json(answer.body) == rule.json_body)
+    return rule.json_body is None or (answer.trouble is None and is_json(answer) == rule.json_body)
 
 
 def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) -> Outcome:
@@ -160,7 +160,7 @@ def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     if not meaning.needs_body or (not answer.body and is_body_spare(answer, meaning)):
         return Accepted()
     try:
-        value = decode_one(answer.body)
+        value = answer.value()
     except Undecodable as error:
         return Unknown("unreadable", f"{detail}, {error.what}")
     if meaning.ok is not None:
@@ -252,6 +252,6 @@ def _decoded(answer: Answer) -> object:
     if answer.trouble is not None or not answer.body:
         return None
     try:
-        return decode_one(answer.body)
+        return answer.value()
     except Undecodable:
         return None

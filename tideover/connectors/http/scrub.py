@@ -56,8 +56,7 @@ class Hidden:
     def _learn(self) -> None:
         find, self._find = self._find, None
         for value in find() if find is not None else ():
-            for form in _forms(value):
-                text = _folded(_one_line(form))
+            for text in _forms(value):
                 if len(text) >= _SHORTEST and text not in self._whole:
                     self._whole.add(text)
                     self._note(text)
@@ -143,10 +142,11 @@ def _widened(text: str, at: int, value: str, place: int) -> Span:
 
 
 def _forms(value: str) -> Iterable[str]:
-    """A value as it is, and as it stands in JSON within a text."""
-    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
-        return (value,)
-    return {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    """A value as it is and as it stands in JSON within a text, on one line and without its case."""
+    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:  # almost all of them
+        return (_one_line(value).lower() if " " in value else value.lower(),)
+    forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    return [_folded(_one_line(form)) for form in forms]
 
 
 def _one_line(text: str) -> str:

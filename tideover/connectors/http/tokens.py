@@ -11,7 +11,7 @@ from urllib.parse import quote_plus, urlencode
 from pydantic import SecretStr
 
 from tideover.connectors.http.access import OAuth2ClientCredentials, OAuth2Refresh, check_header
-from tideover.connectors.http.answer import Answer, Undecodable, decode_one
+from tideover.connectors.http.answer import Answer, Undecodable
 from tideover.connectors.http.scrub import Hidden, code_or
 from tideover.connectors.http.throttle import DEFAULT_DELAY_S, delay_s, retry_after_s
 from tideover.model import CREDENTIALS, Throttled, Unknown, Unsent
@@ -116,7 +116,7 @@ def _secrets_of(auth: OAuth2ClientCredentials | OAuth2Refresh) -> Iterator[str]:
 
 def _object(answer: Answer) -> dict[str, object] | None:
     try:
-        value = decode_one(answer.body)
+        value = answer.value()
     except Undecodable:
         return None
     return value if isinstance(value, dict) else None
