@@ -126,6 +126,7 @@ class Missing:
 LookUp = Found | Missing | Throttled | Unsent | Unknown
 
 CREDENTIALS = "credentials"  # the Unsent code of a 401 or 403
+REDIRECTED = "redirect"  # the code of a call that was answered with another address
 HUNG = "timeout"  # the Unknown code of a call that was never answered
 REFUSED = "lookup_rejected"  # the Unknown code of a look-up that the system answers, but will not have
 INTERRUPTED = "interrupted"  # the Unknown code of a call that we broke off ourselves: nobody's fault

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 from pydantic import SecretStr
 
+import tideover.connectors.http.auth as credentials_of
 from tests.contract.test_http_deliver import HASTY, RECORD, connected, described
 from tideover.connectors.http import (
     Access,
@@ -108,6 +109,7 @@ async def test_send_when_every_token_is_refused_ends_as_credentials_and_does_not
     [
         (acts.reply(400, {"error": "invalid_client"}), Unsent(CREDENTIALS, "token endpoint: http 400 invalid_client")),
         (acts.reply(400, {"error": f"bad {CANARY}!"}), Unsent(CREDENTIALS, "token endpoint: http 400")),
+        (acts.reply(400, {"error": CANARY}), Unsent(CREDENTIALS, "token endpoint: http 400")),
         (acts.reply(500), Unsent("token", "token endpoint: http 500 without a bearer token")),
         (acts.reply(200, b"<html>"), Unsent("token", "token endpoint: http 200 without a bearer token")),
         (acts.reply(200, {"access_token": "a\nb"}), Unsent("token", "token endpoint: http 200 without a bearer token")),
@@ -165,7 +167,56 @@ async def test_send_when_the_block_can_not_be_read_still_has_an_outcome() -> Non
     async with Adversary() as server:
         server.on("/orders", acts.reply(401))
         async with connected(server.url, reload=reload) as connector:
-            assert await connector.send("put", [RECORD]) == [Unsent(CREDENTIALS, "http 401")]
+            expected = Unsent(CREDENTIALS, "http 401, and system erp: block is gone")
+            assert await connector.send("put", [RECORD]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "ca", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "\u00fc"]
+)
+async def test_send_when_the_block_has_got_certificates_that_are_none_says_so_and_mends_itself(
+    monkeypatch: pytest.MonkeyPatch, ca: str
+) -> None:
+    """With a credential that is refused meanwhile, as both are often replaced together."""
+    monkeypatch.setattr(credentials_of, "PAUSE_S", 0.0)
+    async with Adversary() as server:
+        bad, good = (Access(server.url, Bearer(SecretStr("new")), ca=each) for each in (ca, None))
+        blocks = [bad, good]
+
+        async def reload() -> Access:
+            return blocks.pop(0)
+
+        async def door(talk: Talk) -> None:
+            is_open = talk.request.headers["authorization"] == "Bearer new"
+            await (OK if is_open else acts.reply(401))(talk)
+
+        server.on("/orders", door)
+        async with connected(server.url, reload=reload) as connector:
+            [outcome] = await connector.send("put", [RECORD])
+            assert isinstance(outcome, Unsent)
+            assert outcome.code == CREDENTIALS
+            assert "the `ca` of its block holds no certificates in PEM" in outcome.detail
+            assert await connector.send("put", [RECORD]) == [Accepted("1")]
+
+
+async def test_send_when_the_block_raises_about_a_value_does_not_repeat_it() -> None:
+    async def reload() -> Access:
+        raise ValueError(f"{CANARY} is no token")
+
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(401))
+        async with connected(server.url, reload=reload) as connector:
+            [outcome] = await connector.send("put", [RECORD])
+        assert isinstance(outcome, Unsent)
+        assert outcome.code == CREDENTIALS
+        assert CANARY not in outcome.detail
+
+
+async def test_a_connector_with_certificates_that_are_none_is_an_access_error() -> None:
+    for ca in ("", "no PEM", "\u00fc"):
+        with pytest.raises(AccessError, match="the `ca` of its block holds no certificates"):
+            async with connected("https://a.example", access=Access("https://a.example", ca=ca)):
+                pass
 
 
 async def test_a_rotated_refresh_token_is_kept_before_it_is_needed_and_used_next() -> None:

@@ -207,3 +207,63 @@ async def test_send_of_a_refused_batch_when_the_system_fails_midway_leaves_the_r
         assert len(server.received) == 2
     assert outcomes[:2] == [Unknown("server_error", "http 500")] * 2
     assert outcomes[2:] == [Unsent("batch_rejected", "its batch was refused")] * 2
+
+
+async def test_large_batch_whose_results_repeat_its_values_has_none_of_them_in_an_outcome() -> None:
+    batch = [
+        Outgoing(f"id-{n}", f"key-{n:04}", json.dumps({f"f{m}": f"canary-{n:04}-{m:02}" for m in range(20)}).encode())
+        for n in range(400)
+    ]
+    results = [
+        {"error": {"code": f"canary-{n:04}-19", "message": f"canary-{n:04}-19 and canary-{399 - n:04}-00 of {r.key}"}}
+        for n, r in enumerate(batch)
+    ]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, results))
+        rest = Rest.model_validate({"operations": {"put": {"path": "/o", "bulk": {"path": "/bulk", "size": 1000}}}})
+        async with connected(server.url, rest, response="1MB") as connector:
+            outcomes = await connector.send("put", batch)
+    assert set(outcomes) == {Rejected("rejected", "*** and *** of ***")}
+
+
+RULED = Rest.model_validate(
+    {
+        "operations": {"put": {"path": "/o", "bulk": {"path": "/bulk", "size": 10, "results": "rows"}}},
+        "errors": [
+            {"contains": "DUPLICATE", "outcome": "rejected"},
+            {"contains": "LIMIT", "outcome": "throttled"},
+        ],
+    }
+)
+
+
+@pytest.mark.parametrize("code", ["DUPLICATE", "LIMIT"])
+async def test_rule_that_sees_one_result_of_many_is_not_what_became_of_the_others(code: str) -> None:
+    """Taken for the whole call, those that were done would be sent again."""
+    rows = [{"ok": True}, {"error": {"code": code}}, {"ok": True}]
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, {"rows": rows}))
+        async with connected(server.url, RULED) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(3)])
+        assert len(server.received) == 1
+    assert outcomes == [Accepted(), Rejected(code, ""), Accepted()]
+
+
+@pytest.mark.parametrize("body", [{"message": "LIMIT"}, {"rows": [], "message": "LIMIT"}, b"LIMIT"])
+async def test_rule_that_fits_an_answer_without_results_is_the_whole_calls(body: object) -> None:
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, body))
+        async with connected(server.url, RULED) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(3)])
+    assert {type(outcome) for outcome in outcomes} == {Throttled}
+
+
+async def test_record_that_is_not_listed_beside_a_result_that_a_rule_sees_is_unknown() -> None:
+    bulk = {"path": "/bulk", "size": 10, "results": "rows", "result_key": "at", "unlisted": "accepted"}
+    errors = [{"contains": "LIMIT", "outcome": "throttled"}]
+    rest = Rest.model_validate({"operations": {"put": {"path": "/o", "bulk": bulk}}, "errors": errors})
+    async with Adversary() as server:
+        server.on("/bulk", acts.reply(200, {"rows": [{"at": 1, "error": {"code": "LIMIT"}}]}))
+        async with connected(server.url, rest) as connector:
+            outcomes = await connector.send("put", [Outgoing(str(n), str(n), b"{}") for n in range(2)])
+    assert outcomes == [Unknown("unreadable", "has no result of its own"), Rejected("LIMIT", "")]

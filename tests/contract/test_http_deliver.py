@@ -80,6 +80,12 @@ UNKNOWN = {
     "huge header": (acts.reply(200, OK, [("x-big", "x" * 100_000)]), "unreadable"),
     "no HTTP": (acts.raw(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", then_end=True), "unreadable"),
     "303": (acts.reply(303, b"", [("location", "/done")]), "redirect"),
+    "300": (acts.reply(300), "redirect"),
+    "301": (acts.reply(301, b"", [("location", "/orders/7")]), "redirect"),
+    "302": (acts.reply(302, b"", [("location", "http://evil.example/")]), "redirect"),
+    "304": (acts.reply(304), "redirect"),
+    "307": (acts.reply(307, b"", [("location", "/other")]), "redirect"),
+    "308": (acts.reply(308, b"", [("location", "/other")]), "redirect"),
     "500": (acts.reply(500, {"error": "boom"}), "server_error"),
     "502 with HTML": (acts.reply(502, b"<html>"), "server_error"),
     "500 cut short": (acts.cut_length(500, b"{"), "server_error"),
@@ -110,8 +116,6 @@ OTHERS: dict[str, tuple[Behaviour, Outcome]] = {
     ),
     "duplicate headers": (acts.reply(200, OK, [("x-a", "1"), ("x-a", "2"), ("date", "x")]), Accepted("P-7")),
     "number beyond 64 bits": (acts.reply(200, b'{"id": 123456789012345678901234567890}'), Accepted("1234567890" * 3)),
-    "302": (acts.reply(302, b"", [("location", "http://evil.example/")]), Unsent("redirect", "http 302")),
-    "307": (acts.reply(307, b"", [("location", "/other")]), Unsent("redirect", "http 307")),
     "401": (acts.reply(401, {"message": "who?"}), Unsent(CREDENTIALS, "http 401: who?")),
     "403": (acts.reply(403), Unsent(CREDENTIALS, "http 403")),
     "429 with seconds": (acts.reply(429, b"", [("retry-after", "7")]), Throttled(7, "http 429")),
@@ -147,6 +151,17 @@ OTHERS: dict[str, tuple[Behaviour, Outcome]] = {
 async def test_send_by_answer_has_the_outcome_of_the_table(case: str) -> None:
     behaviour, expected = OTHERS[case]
     assert await sent(behaviour) == expected
+
+
+async def test_send_whose_answer_repeats_a_long_token_or_an_encoded_key_has_neither_in_its_outcome() -> None:
+    token = "".join(f"{n:05x}" for n in range(7, 90_000, 311))
+    body = {"code": "bad", "message": f"Bearer {token} {token[300:]} for /orders/a%20b%2Fcanary"}
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(422, body))
+        access = Access(server.url, Bearer(SecretStr(token)))
+        async with connected(server.url, access=access) as connector:
+            [outcome] = await connector.send("put", [Outgoing("a" * 32, "a b/canary", b"{}")])
+    assert outcome == Rejected("bad", "http 422: Bearer *** *** for /orders/***")
 
 
 async def test_send_when_ok_is_false_in_a_200_is_rejected() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -214,3 +215,17 @@ def test_exchange_whose_answer_is_cut_anywhere_ends_and_is_not_repeated(
     else:
         assert isinstance(came, Answer | Unknown)
         assert came.trouble == "unreadable" if isinstance(came, Answer) else came.code == "reset"
+
+
+def test_body_of_many_small_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    reader = AnswerReader(cap=1_000_000)
+    reader.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    chunks = b"2\r\nxy\r\n" * 10_000
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            reader.feed(chunks)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000, "one piece of memory a chunk is twenty times the body"

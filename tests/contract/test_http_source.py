@@ -145,8 +145,11 @@ async def test_a_listing_cut_off_by_a_crash_goes_on_with_its_next_page() -> None
 @pytest.mark.parametrize("status", [400, 404, 410])
 async def test_a_resumed_token_that_is_refused_restarts_the_listing_once(status: int) -> None:
     rest = described(pagination=CURSOR, incremental=DATED)
-    cursor = json.dumps({"since_us": 60_000_000, "next": "old", "high_us": 99_000_000, "pages": 3})
     async with Adversary() as server:
+        server.on("/orders", page({"at": "1970-01-01T00:01:39Z"}, following="old"))
+        async with connected(server.url, rest) as connector:
+            cursor = (await anext(connector.pages("orders", json.dumps({"since_us": 60_000_000})))).cursor
+        server.received.clear()
         server.on("/orders", acts.reply(status), page({"at": "1970-01-01T00:01:30Z"}), acts.reply(status))
         async with connected(server.url, rest) as connector:
             [only] = await read(connector, cursor)
@@ -267,13 +270,109 @@ async def test_no_error_of_a_source_holds_a_secret() -> None:
 async def test_a_resumed_listing_that_is_throttled_by_a_400_does_not_restart() -> None:
     rest = Rest.model_validate(
         {
-            "streams": {"orders": {"path": "/orders", "pagination": CURSOR}},
+            "streams": {"orders": {"path": "/orders", "records": "items", "pagination": CURSOR}},
             "errors": [{"status": 400, "contains": "LIMIT", "outcome": "throttled", "delay": "9s"}],
         }
     )
-    with pytest.raises(SourceError) as caught:
-        await listed(acts.reply(400, b'"LIMIT"'), rest=rest, cursor='{"next": "p2", "pages": 1}')
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(200, {"items": [], "next": "p2"}), acts.reply(400, b'"LIMIT"'))
+        async with connected(server.url, rest) as connector:
+            first = await anext(connector.pages("orders", None))
+            with pytest.raises(SourceError) as caught:
+                await read(connector, first.cursor)
+        assert len(server.received) == 2
     assert caught.value.retry_after_s == 9
+
+
+SHOP = [{"n": n} for n in range(7)]
+WAYS: dict[str, dict[str, Any]] = {
+    "page": {"pagination": {"type": "page", "size": 2}},
+    "larger pages": {"pagination": {"type": "page", "size": 3}},
+    "offset": {"pagination": {"type": "offset", "limit": 2}},
+    "cursor": {"pagination": CURSOR},
+    "link": {"pagination": {"type": "link"}},
+    "none": {},
+    "another path": {"pagination": {"type": "offset", "limit": 2}, "path": "/archive"},
+}
+
+
+async def shop(talk: Talk) -> None:
+    """Lists `SHOP` in every manner, two at a time where nobody says how many; the archive has another order."""
+    asked = {name: values[-1] for name, values in parse_qs(urlsplit(talk.request.target).query).items()}
+    size = int(asked.get("per_page") or asked.get("limit") or 2)
+    start = int(asked.get("cursor") or asked.get("offset") or (int(asked.get("page", "1")) - 1) * size)
+    items = SHOP if talk.request.target.startswith("/orders") else SHOP[::-1]
+    end = start + size
+    found = items[start:end] if asked else items if talk.request.headers.get("x-all") else items[start:end]
+    following = end if end < len(items) else None
+    link = [("link", f"</orders?cursor={following}>; rel=next")] if following is not None else []
+    await acts.reply(200, {"items": found, "next": following}, link)(talk)
+
+
+@pytest.mark.parametrize("new", WAYS)
+@pytest.mark.parametrize("old", [way for way in WAYS if way != "none"])
+async def test_a_listing_that_is_described_anew_while_it_is_under_way_misses_nothing(old: str, new: str) -> None:
+    async with Adversary() as server:
+        server.on("*", shop)
+        async with connected(server.url, described(**WAYS[old])) as connector:
+            pages = connector.pages("orders", None)
+            first = await anext(pages)
+            second = await anext(pages)
+        headers = {"x-all": "1"} if new == "none" else {}
+        rest = described(**WAYS[new]).model_copy(update={"headers": headers})
+        async with connected(server.url, rest) as connector:
+            rest_of_it = await read(connector, second.cursor)
+    seen = [record for page in (first, second, *rest_of_it) for record in page.records]
+    assert {record["n"] for record in seen} == set(range(7))
+    if old == new:
+        assert len(seen) == 7, "it goes on where it was"
+
+
+@pytest.mark.parametrize(
+    ("query", "more"),
+    [("per_page=1", {}), ("x=1&per%5Fpage=1&per_page=1", {}), ("page=2", {}), ("x=1", {"params": {"per_page": "1"}})],
+)
+async def test_pages_have_the_size_of_their_pagination_whatever_the_path_says(query: str, more: dict[str, Any]) -> None:
+    rest = described(path=f"/orders?{query}", pagination={"type": "page", "size": 2}, **more)
+    async with Adversary() as server:
+        server.on("*", shop)
+        async with connected(server.url, rest) as connector:
+            pages = await read(connector)
+        assert [record["n"] for page in pages for record in page.records] == list(range(7))
+        assert server.received[0].target == f"/orders?{'x=1&' if 'x=1' in query else ''}page=1&per_page=2"
+
+
+async def test_the_paths_own_query_goes_before_params_and_gives_way_to_the_cursor() -> None:
+    rest = described(path="/orders?state=open&since=2020-01-01", params={"state": "all", "a": "b"}, incremental=DATED)
+    async with Adversary() as server:
+        server.on("*", page({"at": "2044-01-02T00:00:00Z"}))
+        async with connected(server.url, rest) as connector:
+            [only] = await read(connector)
+            await read(connector, only.cursor)
+        assert [request.target for request in server.received] == [
+            "/orders?state=open&since=2020-01-01&a=b",
+            "/orders?state=open&a=b&since=2044-01-01T23:59:00Z",
+        ]
+
+
+async def test_a_token_beyond_64_bits_is_kept_exactly() -> None:
+    big = 10**30 + 7
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(200, b'{"items": [], "next": %d}' % big), page())
+        async with connected(server.url, described(pagination=CURSOR)) as connector:
+            first = await anext(connector.pages("orders", None))
+            await read(connector, first.cursor)
+        assert asked(server) == [{}, {"cursor": str(big)}]
+
+
+@pytest.mark.parametrize("item", [b"[" * 1000 + b"]" * 1000, b'{"a":' * 1000 + b"1" + b"}" * 1000])
+async def test_a_page_that_is_nested_deeper_than_can_be_written_is_read(item: bytes) -> None:
+    async with Adversary() as server:
+        server.on("/orders", acts.reply(200, b'{"items": [%b], "next": 7}' % item), page({"n": 1}))
+        async with connected(server.url, described(pagination=CURSOR)) as connector:
+            first, second = await read(connector)
+    assert len(first.records) + len(first.broken) == 1
+    assert second.records == [{"n": 1}]
 
 
 async def test_a_stream_that_is_not_there_is_refused() -> None:

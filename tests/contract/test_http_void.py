@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tests.contract.test_http_deliver import HASTY, RECORD, UNKNOWN, connected, described
+from tests.contract.test_http_lookup import JSON, MOVED
 from tideover.config.rest import Rest
 from tideover.errors import Refused
 from tideover.model import CREDENTIALS, HUNG, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
 from tideover.twins.adversary import Adversary, Behaviour, acts, refused_port
 
 PATH = "/orders/P-7/void"
+NO_WORD = " without a word of the system's own is no proof that it is gone; say in `missing` what is"
 
 
 def with_void(errors: list[dict[str, Any]] | None = None, **void: Any) -> Rest:
@@ -41,8 +43,11 @@ CASES: dict[str, tuple[Behaviour, Outcome]] = {
     "200": (acts.reply(200, {"state": "void"}), Accepted()),
     "202 without a body": (acts.reply(202), Accepted()),
     "204": (acts.reply(204), Accepted()),
-    "404": (acts.reply(404, {"message": "no such order"}), Accepted()),
-    "410": (acts.reply(410), Accepted()),
+    "404": (acts.reply(404, {"message": "no such order"}, JSON), Accepted()),
+    "410": (acts.reply(410, {"message": "no such order"}, JSON), Accepted()),
+    "404 of a gateway": (acts.reply(404, b"<html>"), Unknown("unreadable", f"http 404{NO_WORD}")),
+    "410 without a word": (acts.reply(410), Unknown("unreadable", f"http 410{NO_WORD}")),
+    "303": (acts.reply(303, b"", [("location", "/done")]), Unknown("redirect", f"http 303{MOVED}")),
     "404 cut short where codes have to be read": (
         acts.cut_length(404, b"{"),
         Unsent("unreadable", "http 404, not whole"),
@@ -53,7 +58,7 @@ CASES: dict[str, tuple[Behaviour, Outcome]] = {
     ),
     "409 by a retry code": (acts.reply(409, {"code": "locked"}), Unsent("retry", "http 409")),
     "401": (acts.reply(401), Unsent(CREDENTIALS, "http 401")),
-    "307": (acts.reply(307, b"", [("location", "/other")]), Unsent("redirect", "http 307")),
+    "307": (acts.reply(307, b"", [("location", "/other")]), Unknown("redirect", f"http 307{MOVED}")),
     "429": (acts.reply(429, b"", [("retry-after", "2")]), Throttled(2, "http 429")),
 }
 
@@ -84,10 +89,21 @@ async def test_void_when_404_is_not_gone_is_rejected() -> None:
     assert await voided(acts.reply(404), with_void(gone=[])) == Rejected("http_404", "http 404")
 
 
+async def test_void_whose_description_says_what_gone_is_takes_nothing_else_for_it() -> None:
+    rest = with_void(missing="code == 'NONE'")
+    assert await voided(acts.reply(404, {"code": "NONE"}), rest) == Accepted()
+    assert isinstance(await voided(acts.reply(404, {"message": "no route"}, JSON), rest), Unknown)
+    assert await voided(acts.reply(422, {"code": "NONE"}), rest) == Rejected("NONE", "http 422")
+
+
+async def test_void_that_trusts_the_status_takes_an_empty_404_for_undone() -> None:
+    assert await voided(acts.reply(404), with_void(trust_status=True)) == Accepted()
+
+
 async def test_void_when_a_rule_fits_a_404_follows_the_rule() -> None:
     rest = with_void([{"status": 404, "json_body": False, "outcome": "unsent", "code": "gateway"}])
     assert await voided(acts.reply(404, b"<html>"), rest) == Unsent("gateway", "http 404")
-    assert await voided(acts.reply(404, {}), rest) == Accepted()
+    assert await voided(acts.reply(404, {"a": 1}, JSON), rest) == Accepted()
 
 
 async def test_void_names_its_thing_encoded_and_carries_no_idempotency_key() -> None:

@@ -26,6 +26,7 @@ from tideover.connectors.http import Access, dial, protocol
 from tideover.connectors.http.answer import Answer
 from tideover.connectors.http.protocol import LATE, Connection
 from tideover.connectors.http.wire import SPARE_CONNECTIONS, Request, Wire
+from tideover.errors import AccessError
 from tideover.model import HUNG, Accepted, Unknown, Unsent
 from tideover.twins.adversary import Adversary, acts, refused_port
 from tideover.twins.adversary.server import Talk
@@ -221,7 +222,7 @@ async def test_exchange_with_a_certificate_of_another_name_is_unsent_tls(tmp_pat
 
 
 async def test_a_ca_that_is_no_certificate_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="PEM"):
+    with pytest.raises(AccessError, match="PEM"):
         async with connected("https://localhost", access=Access("https://localhost", ca="nonsense")):
             pass
 

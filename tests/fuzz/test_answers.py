@@ -43,6 +43,10 @@ HEADERS = st.lists(
             ("RateLimit", '"d";r=0;t=30'),
             ("Content-Type", "application/json; charset=utf-16"),
             ("X", "y" * 500),
+            ("X-RateLimit-Remaining", "9" * 5000),
+            ("X-RateLimit-Remaining", "0"),
+            ("RateLimit", '"' + '\\"' * 2000),
+            ("Date", "Mon, 1 Jan 99999999999 1:1:1 GMT"),
         ]
     ),
     max_size=3,

@@ -30,6 +30,7 @@ from tideover.hub.runtime import Runtime
 from tideover.model import HUNG
 from tideover.staging.parking import Selection
 from tideover.twins.adversary import Adversary, Behaviour, acts
+from tideover.twins.adversary.server import Talk
 
 PATH = "/erp/v1/orders"
 GOOD = acts.reply(201, {"id": "E-1", "external_id": "a"})
@@ -115,6 +116,67 @@ async def test_f22_redirect_is_not_followed_and_takes_neither_key_nor_record_els
             await deliver_until(rt, all_delivered(rt, 1))
             assert (await codes(rt, "a"))[0] == "redirect"
         assert elsewhere.connections == 0
+
+
+async def test_f22_system_that_redirects_every_record_is_stopped_parks_nothing_and_is_taken_up_when_it_is_mended(
+    tmp_path: Path, database_url: str, erp: Adversary
+) -> None:
+    """Its probe is well all the time; what it redirects may have been done, so that no record may count as unsent."""
+    erp.on(PATH, acts.reply(302, b"", [("location", "/login")]))
+    async with hub(tmp_path, database_url, erp) as rt:
+        await stage(rt, *(f"k{n}" for n in range(20)))
+
+        async def is_stopped_again() -> bool:
+            gate = await rt.store.gate("erp")
+            return len(erp.at(PATH)) >= 12 and gate.reason == "contract"
+
+        await deliver_until(rt, is_stopped_again)
+        gate = await rt.store.gate("erp")
+        assert gate.detail.startswith("redirect: http 302: it redirects, which is never followed; mend `base_url`")
+        audit = await audited(rt)
+        assert (audit.parked, audit.waiting) == (0, 20)
+        assert len(erp.at(PATH)) <= 40, "each time that it is tried, one record is enough"
+        erp.on(PATH, GOOD)
+        await deliver_until(rt, all_delivered(rt, 20))
+        assert (await audited(rt)).parked == 0
+    assert len({request.headers["idempotency-key"] for request in erp.at(PATH)}) == 20
+
+
+NO_WORD: dict[str, Behaviour] = {
+    "a gateway's page": acts.reply(404, b"<html>no route</html>", [("content-type", "text/html")]),
+    "a gateway's JSON": acts.reply(404, {"message": "no Route matched"}, [("content-type", "application/json")]),
+    "cut short": acts.cut_length(404, b'{"title": "Not Found'),
+    "an error under 200": acts.reply(200, {"title": "try later"}),
+    "an empty object": acts.reply(200, {}),
+}
+
+
+@pytest.mark.parametrize("case", NO_WORD)
+async def test_f14_look_up_that_the_system_itself_did_not_answer_books_nothing_twice(
+    tmp_path: Path, database_url: str, erp: Adversary, case: str
+) -> None:
+    """The booking was made, and its answer lost; then something else answers for a while, longer than a call lasts."""
+    booked: list[bytes] = []
+    asked = 0
+
+    async def serve(talk: Talk) -> None:
+        nonlocal asked
+        await talk.read_body()
+        if talk.request.method == "POST":
+            booked.append(talk.request.body)
+            talk.end()
+            return
+        asked += 1
+        await (NO_WORD[case] if asked <= 4 else acts.reply(200, {"items": [{"id": "E-1"}]}))(talk)
+
+    erp.on(PATH, serve)
+    quick = {"timeouts": {"connect": "500ms", "read": "500ms", "total": "500ms"}, "breaker": {"failures": 100}}
+    async with hub(tmp_path, database_url, erp, erp={"resolve": "lookup", **quick}) as rt:
+        await stage(rt, "a")
+        await deliver_until(rt, all_delivered(rt, 1))
+        assert (await audited(rt)).parked == 0
+    assert len(booked) == 1
+    assert asked == 5
 
 
 async def test_f50_payload_that_a_provider_repeats_gets_into_no_log_error_or_attempt(

@@ -29,7 +29,9 @@ HUB: dict[str, Any] = {
             "rest": {
                 "headers": {"Accept": "x"},
                 "streams": {"s": {"path": "/s", "pagination": {"type": "cursor", "next": "next"}}},
-                "operations": {"o": {"path": "/o/{key}", "lookup": {"path": "/l"}, "bulk": {"path": "/b", "size": 2}}},
+                "operations": {
+                    "o": {"path": "/o/{key}", "lookup": {"path": "/l/{id}"}, "bulk": {"path": "/b", "size": 2}}
+                },
                 "errors": [{"status": 409, "outcome": "accepted"}],
             },
         },

@@ -19,7 +19,7 @@ systems:
   one:
     block: a-b/one
     resolve: lookup
-    rest: {probe: {}, operations: {ship: {path: /s, lookup: {path: '/s/{key}'}}}}
+    rest: {probe: {}, operations: {ship: {path: /s, lookup: {path: '/s/{key}', found: id, missing: code}}}}
   two:
     block: a-b/two
     resolve: key
@@ -33,6 +33,8 @@ routes:
     key: id
     schedule: {every: 5m}
 """
+
+LOOKUP = ", lookup: {path: '/s/{key}', found: id, missing: code}"
 
 # what to replace, by what, and the line, key and words of the only problem or warning that follows
 BROKEN = [
@@ -57,7 +59,8 @@ BROKEN = [
     ("[one, two]", "[one, two], failback: {dwell: 2h}", 16, "groups.shipping.failback.dwell",
      "`max_dwell` (1h) is shorter than `dwell`"),
     ("routes:", "  crm: {providers: [one, two]}\nroutes:", 17, "groups.crm", "also the name of a system"),
-    (", lookup: {path: '/s/{key}'}", "", 10, "systems.one.rest.operations.ship", "has no `lookup`"),
+    (LOOKUP, "", 10, "systems.one.rest.operations.ship", "has no `lookup`"),
+    ("found: id, ", "", 10, "systems.one.rest.operations.ship.lookup", "has no `found`"),
     (", idempotency_field: ref", "", 14, "systems.two.rest.operations.ship", "neither `idempotency_header`"),
     ("resolve: key", "resolve: key\n    key_horizon: 30s", 14, "systems.two.key_horizon", "no longer than one call"),
     ("breaker: {}", "breaker: {open_for: 10m, max_open: 5m}", 5, "systems.crm.breaker.max_open",
@@ -84,6 +87,7 @@ DOUBTFUL = [
      "leave `when` out of the last one"),
     ("key: id", "key: id\n    max_hold: 5m", 22, "routes.ship.max_hold", "has no effect without `on_unknown: reroute`"),
     ("key: id", "key: id\n    rto: 29s", 22, "routes.ship.rto", "shorten their `timeouts.read`"),
+    (", missing: code", "", 10, "systems.one.rest.operations.ship.lookup", "a gateway's too"),
     ("key: id", "key: id\n    on_unknown: reroute", 22, "routes.ship.on_unknown",
      'operation "ship" of one, two has no `void`'),
     ("rest: {streams", "rest: {headers: {X-A: '${A}'}, streams", 6, "systems.crm.rest.headers.X-A",
@@ -157,7 +161,7 @@ FAILOVER = [
     ([REROUTE, VOIDS[0]], "routes.ship.on_unknown", 'operation "ship" of two has no `void`'),
     ([REROUTE, *VOIDS, ("resolve: lookup", "resolve: none")], "routes.ship.on_unknown",
      "no provider of shipping can be asked"),
-    ([REROUTE, *VOIDS, ("resolve: lookup", "resolve: natural"), (", lookup: {path: '/s/{key}'}", "")],
+    ([REROUTE, *VOIDS, ("resolve: lookup", "resolve: natural"), (LOOKUP, "")],
      "routes.ship.on_unknown", "describe the `lookup`"),
     (VOIDS, "routes.ship.on_unknown", None),
     ([REROUTE, ("key: id", "key: id\n    max_hold: 5m")], "routes.ship.max_hold", None),

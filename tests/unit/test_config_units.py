@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tideover.config.expressions import check_expression, check_priority
 from tideover.config.names import check_block, check_dotted, check_file, check_name, check_variable
-from tideover.config.rest import check_path
+from tideover.config.paths import check_path
 from tideover.config.units import (
     Rate,
     format_duration,

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_config_loader import check, replaced
-from tideover.config.rest import Operation, check_path, check_void_path, check_void_text
+from tideover.config.paths import check_path, check_void_path, check_void_text
+from tideover.config.rest import Operation
 
+LOOKUP = "systems.erp.rest.operations.create.lookup"
 VOID = "systems.erp.rest.operations.create.void"
 
 
@@ -45,6 +47,8 @@ HALF_VALID = [
     ("void: {path: '/o/{id}', gone: [404, 403]}", f"{VOID}.gone[1]", "does not say that a thing is gone"),
     ("void: {path: '/o/{id}', paht: x}", f"{VOID}.paht", "did you mean `path`?"),
     ("lookup: {path: '/o/{reference}'}", "systems.erp.rest.operations.create.lookup.path", "has {reference}"),
+    ("lookup: {path: /o, found: id}", LOOKUP, "asks about no record (write {key} or {id}"),
+    ("lookup: {path: /o, params: {q: '{id}'}, trust_status: true}", LOOKUP, "a search that finds nothing is no 404"),
     ("bulk: {path: '/o/{reference}', size: 2}", "systems.erp.rest.operations.create.bulk.path", "has {reference}"),
     ("retry_codes: busy", "systems.erp.rest.operations.create.retry_codes", "needs a list"),
     ("wrap: [order]", "systems.erp.rest.operations.create.wrap", "needs text"),

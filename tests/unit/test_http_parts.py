@@ -71,6 +71,7 @@ def test_inflater_never_makes_more_than_one_byte_over_the_cap() -> None:
         ("gzip", gzip.compress(b"hello", mtime=0) + b"rubbish"),
         ("deflate", zlib.compress(b"hello") + b"more"),
         ("gzip", b"hello hello"),
+        ("gzip", gzip.compress(b"", mtime=0) * 1001),
         ("br", b""),
         ("gzip, gzip", b""),
     ],

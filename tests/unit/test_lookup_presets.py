@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tideover.connectors.http.expressions import FAULT, find, is_true
+from tideover.connectors.http.telling import tells
 
 PRESETS = files("tideover.connectors") / "presets"
 FOUND = sorted(
@@ -26,3 +27,9 @@ def test_error_body_under_200_does_not_say_that_a_record_is_missing(found: str) 
     empty, full = ({"items": listed, "shipments": listed} for listed in ([], [{"id": 1}]))
     assert not is_true(find(found, empty))
     assert is_true(find(found, full))
+    assert [tells(found, body) for body in ({}, {"items": None, "shipments": None}, empty, full)] == [
+        None,
+        None,
+        False,
+        True,
+    ]

@@ -13,6 +13,7 @@ from tideover.model import (
     CREDENTIALS,
     HUNG,
     INTERRUPTED,
+    REDIRECTED,
     SECOND_US,
     Accepted,
     Outcome,
@@ -353,3 +354,22 @@ _quiet = st.sampled_from([Accepted(), Throttled(1), Unknown("server_error"), Rej
 @given(st.lists(_quiet, max_size=60))
 def test_one_lane_whatever_it_meets_but_silence_and_refusal_never_opens(outcomes: list[Outcome]) -> None:
     assert after(Breaker(), *outcomes, lane=1).state is State.CLOSED
+
+
+def test_step_when_a_system_redirects_many_records_opens_until_a_record_goes_through() -> None:
+    """Its probe may be well all the time: then it would close, and send the next ones to the old address."""
+    moved = Unknown(REDIRECTED, "http 302: it redirects")
+    breaker, _ = step(Breaker(), Result("orders", 1, Rejected("INVALID")), NOW_US, RULE, 0.0)
+    for lane in (1, 1, 1, 2, 3):
+        assert breaker.state is State.CLOSED, "one record that is redirected is no reason"
+        breaker, actions = step(breaker, Result("orders", lane, moved), NOW_US, RULE, 0.0)
+    assert (breaker.state, breaker.reason, breaker.detail) == (
+        State.OPEN,
+        "contract",
+        "redirect: http 302: it redirects",
+    )
+    assert breaker.rejected_code == ""
+    assert actions == (Action.OPENED,)
+    probing, _ = step(breaker, ProbeBegan(), NOW_US, RULE, 0.0)
+    again, _ = step(probing, Result("orders", 1, moved, is_probe=True), NOW_US, RULE, 0.0)
+    assert (again.state, again.reason, again.opens) == (State.OPEN, "contract", 2)

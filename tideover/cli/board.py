@@ -12,6 +12,7 @@ from tideover.cli.gates import BAD, GOOD, WARY, colour, next_probe, reason, stat
 from tideover.cli.group_board import one_line
 from tideover.cli.printing import NOTHING, amount, cell, line, moment, number, since, span, table
 from tideover.config.units import format_duration
+from tideover.model import REDIRECTED
 from tideover.policy.breaker import Reason, State
 from tideover.policy.forecast import Course
 
@@ -161,6 +162,8 @@ def _advice_on_system(hub: Hub, name: str, gate: Gate) -> str:
         return ""
     if gate.reason == Reason.CREDENTIALS:
         return f"{name} refuses its credentials: mend block {hub.systems[name].block}; the next probe sees it"
+    if gate.reason == Reason.CONTRACT and gate.detail.startswith(REDIRECTED):
+        return f"{name} has moved: write its address into block {hub.systems[name].block}, or its path into hub.yaml"
     if gate.reason == Reason.CONTRACT:
         return f"{name} rejects every record alike: its contract changed, or our mapping; nothing is lost meanwhile"
     return ""

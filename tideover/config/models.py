@@ -9,7 +9,8 @@ from pydantic_core import CoreSchema
 
 from tideover.config.expressions import Expression, check_priority
 from tideover.config.names import NAME_SCHEMA, BlockName, DottedFunction, FilePath, Name, VariableName
-from tideover.config.rest import Limits, Rest, Strict, Timeouts
+from tideover.config.rest import Limits, Rest, Timeouts
+from tideover.config.strict import Strict
 from tideover.config.units import Duration, Share
 from tideover.model import JsonObject, Order, Resolve
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tideover.config.asking import LookUpCall
 from tideover.config.cron import check_cron, check_timezone
 from tideover.config.document import Path
 from tideover.config.messages import named, nearest
@@ -104,6 +105,19 @@ def _check_calls(hub: Hub, name: str) -> Iterator[Finding]:
             what = "carries many records, and a header only one idempotency key"
             mend = "name an `idempotency_field`, or remove `bulk`: else a resend may do things twice"
             yield Finding((*here, "bulk"), what, mend, at_key=True, is_warning=True)
+        if call.lookup:
+            yield from _check_lookup((*here, "lookup"), call.lookup, system.resolve)
+
+
+def _check_lookup(here: Path, lookup: LookUpCall, resolve: Resolve) -> Iterator[Finding]:
+    """Whether a look-up can be told yes and no, and by nobody else than the system."""
+    if lookup.found is None:
+        what = "has no `found`, so that no answer says whether the system has the record"
+        yield Finding(here, what, "name the field that tells it, as in `found: id` or `found: items`", at_key=True)
+    if resolve is Resolve.LOOKUP and lookup.is_by_path and lookup.missing is None and not lookup.trust_status:
+        what = "takes every 404 with a JSON object for the system's word that a record is missing, a gateway's too"
+        mend = "say what its own word is, as in `missing: error.code == 'NOT_FOUND'`: else it may be sent twice"
+        yield Finding(here, what, mend, at_key=True, is_warning=True)
 
 
 def _check_group(hub: Hub, name: str) -> Iterator[Finding]:

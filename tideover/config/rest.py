@@ -6,69 +6,17 @@ business key and idempotency key, percent-encoded. A void may hold `{reference}`
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from tideover.config.asking import LookUpCall, VoidCall
 from tideover.config.expressions import Expression
+from tideover.config.paths import UrlPath
+from tideover.config.strict import Strict
 from tideover.config.units import Duration, Rates, Share, Size, TimeOfDay
 
-_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_OF_RECORD = ("{key}", "{id}")
-_OF_VOID = (*_OF_RECORD, "{reference}")
-_NEVER_GONE = (401, 403, 408, 425, 429)  # statuses that are about the caller or the moment
-
-
-class Strict(BaseModel):
-    """The base of everything in `hub.yaml`: unknown keys are refused, values never change, numbers stay numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
-
-
-def check_path(value: str) -> str:
-    """The path itself. Raises `ValueError`, as `what; how to mend it`."""
-    return _checked_path(value, _OF_RECORD)
-
-
-def check_void_path(value: str) -> str:
-    """The path itself, which may name the provider's reference. Raises `ValueError`, as `what; how to mend it`."""
-    return _checked_path(value, _OF_VOID)
-
-
-def check_void_text(value: str) -> str:
-    """A field's text itself. Raises `ValueError`, as `what; how to mend it`, for a placeholder that there is not."""
-    return _checked_places(value, _OF_VOID, "a void's field")
-
-
-def check_gone(value: int) -> int:
-    """The status itself. Raises `ValueError`, as `what; how to mend it`, if it can't be about one thing's absence."""
-    if value in _NEVER_GONE:
-        raise ValueError("does not say that a thing is gone; remove it")
-    return value
-
-
-def _checked_path(value: str, places: tuple[str, ...]) -> str:
-    if not value.startswith("/") or value.startswith("//") or "\\" in value:
-        raise ValueError(
-            "is no path; begin it with one slash, as in /v3/orders: the host belongs in the system's block"
-        )
-    return _checked_places(value, places, "a path" if places is _OF_RECORD else "a void's path")
-
-
-def _checked_places(value: str, places: tuple[str, ...], holder: str) -> str:
-    unknown = sorted(set(_PLACEHOLDER.findall(value)) - set(places))
-    if unknown:
-        allowed = f"{', '.join(places[:-1])} and {places[-1]}"
-        raise ValueError(f"has {', '.join(unknown)}, which nothing fills in; {holder} may hold {allowed}")
-    return value
-
-
-UrlPath = Annotated[str, AfterValidator(check_path), Field(min_length=1)]
-VoidPath = Annotated[str, AfterValidator(check_void_path), Field(min_length=1)]
-VoidText = Annotated[str, AfterValidator(check_void_text)]
 StatusCode = Annotated[int, Field(ge=100, le=599)]
-GoneCode = Annotated[int, Field(ge=400, le=499), AfterValidator(check_gone)]
 Method = Literal["POST", "PUT", "PATCH"]
 
 
@@ -191,44 +139,6 @@ class Bulk(Strict):
         return self
 
 
-class LookUpCall(Strict):
-    """How to ask whether the system has a record."""
-
-    path: UrlPath
-    """Where the call goes, from the system's base address; it may hold `{key}` and `{id}`."""
-    params: dict[str, str] = Field(default_factory=dict)
-    """Query parameters; values may hold `{key}` and `{id}`."""
-    found: Expression = "@"
-    """True, or something that is not empty, where the system has it. A 404 means that it does not."""
-    reference: Expression | None = None
-    """Where the answer names the provider's own id."""
-
-
-class VoidCall(Strict):
-    """How to undo what an accepted call did. Its answers are read as the operation's own, but for what is said here."""
-
-    path: VoidPath
-    """Where the call goes, from the system's base address; it may hold `{key}`, `{id}` and `{reference}`, the
-    provider's own id, which the accepted call's answer or a look-up named."""
-    method: Literal["POST", "PUT", "PATCH", "DELETE"] = "POST"
-    """The HTTP method."""
-    body: dict[str, VoidText] | None = None
-    """The fields of the body; values may hold `{key}`, `{id}` and `{reference}`. Without it, there is no body."""
-    ok: Expression | None = None
-    """True of a 2xx answer that really means undone, where the status alone can't be trusted. Write it so that a
-    second void is true as well."""
-    gone: list[GoneCode] = Field(default_factory=lambda: [404, 410])
-    """Statuses that mean that there is nothing left to undo, which is as good as undone. Empty where the system
-    answers so only to a reference that it never gave. A rule of `errors` that fits goes before."""
-
-    @model_validator(mode="after")
-    def _names_what_it_undoes(self) -> VoidCall:
-        texts = (self.path, *(self.body or {}).values())
-        if not any(place in text for text in texts for place in _OF_VOID):
-            raise ValueError("names nothing that is undone; write {reference}, {key} or {id} in its `path` or `body`")
-        return self
-
-
 class Operation(Strict):
     """Something a system can be asked to do with one record."""
 
@@ -275,7 +185,8 @@ class ErrorRule(Strict):
     """What one kind of answer means here, where it differs from the usual meaning of its status.
 
     The first rule that fits decides. Usual: 2xx accepted; 401 and 403 unsent (credentials); 429 throttled; 408,
-    425 and 5xx unknown; other 4xx rejected; 3xx unsent, as a redirect is never followed, but 303 unknown.
+    425 and 5xx unknown; other 4xx rejected; 3xx unknown, as a redirect is never followed, and unsent where the call
+    changes nothing. Of a bulk call's 2xx that lists results, these decide and no rule.
     """
 
     status: StatusCode | None = None

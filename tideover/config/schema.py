@@ -24,7 +24,7 @@ from tideover.config.expressions import check_expression
 from tideover.config.models import Hub, long_form
 from tideover.config.names import NAME_SCHEMA, check_block, check_dotted, check_file, check_name, check_variable
 from tideover.config.outline import all_models, members, models_in, places
-from tideover.config.rest import check_path, check_void_path
+from tideover.config.paths import check_path, check_void_path
 from tideover.config.units import (
     RATE_PATTERN,
     Duration,

@@ -22,6 +22,7 @@ from tideover.model import (
     CREDENTIALS,
     HUNG,
     INTERRUPTED,
+    REDIRECTED,
     SECOND_US,
     Accepted,
     Outcome,
@@ -47,6 +48,11 @@ class Reason(enum.StrEnum):
     CREDENTIALS = "credentials"
     CONTRACT = "contract"
     OPERATOR = "operator"
+
+
+# Why a breaker is open by a call that may have been processed; any other code: it is failing. A system that redirects
+# does so to records only, maybe, while its probe is well: then only a record can tell that it has been mended.
+_CALLED = {HUNG: Reason.HUNG, REDIRECTED: Reason.CONTRACT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +168,12 @@ def _counted(
             reason = Reason.CREDENTIALS if code == CREDENTIALS else Reason.UNREACHABLE
         case Unknown(code=code, detail=detail):
             counted = breaker.failing if result.lane in breaker.failing else (*breaker.failing, result.lane)
-            reason = Reason.HUNG if code == HUNG else Reason.FAILING
+            reason = _CALLED.get(code, Reason.FAILING)
     first = breaker.first_failure_us if breaker.failing else now_us
     breaker = replace(breaker, failing=counted, first_failure_us=first)
     if len(counted) >= rule.failures or reason in (Reason.CREDENTIALS, Reason.HUNG):
+        if reason is Reason.CONTRACT:  # by no rejection: none belongs to it
+            breaker = replace(breaker, rejecting=(), rejected_code="")
         return _open(breaker, reason, _join(code, detail), now_us, rule, spread), (Action.OPENED,)
     return breaker, ()
 
@@ -235,7 +243,7 @@ def _reopen(breaker: Breaker, outcome: Outcome, now_us: int, rule: BreakerRule, 
                 _join(code, text),
             )
         case Unknown(code=code, detail=text):
-            reason, detail = (Reason.HUNG if code == HUNG else Reason.FAILING).value, _join(code, text)
+            reason, detail = _CALLED.get(code, Reason.FAILING).value, _join(code, text)
     if breaker.reason == Reason.CONTRACT and reason != Reason.CONTRACT:
         reason = Reason.CONTRACT.value  # until the contract fits again, only a real record may close it
     opens = breaker.opens + 1

@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 
 from tideover.connectors.http.answer import Headers
 from tideover.connectors.http.throttle import MAX_DELAY_S, capped, rate_limit_s, seconds_of, server_time
 
 _USED = re.compile(r"(?:^|[=\s])(\d{1,12})/(\d{1,12})(?:$|[\s,;(])")
+_COUNT = re.compile(r"[0-9]{1,18}")
+_MOST = 32  # headers of one answer that are looked at, and remembered of one system
 _LEAKS_S = 1.0  # a leaky bucket of 40 leaks two a second
 _ROLLS_S = 900.0
 _WINDOWS_S = {"second": 1.0, "min": 60.0, "hour": MAX_DELAY_S, "day": MAX_DELAY_S, "daily": MAX_DELAY_S}
@@ -39,9 +42,7 @@ class Allowance:
 
     def hear(self, headers: Headers, now: float) -> None:
         """Take note of an answer's headers."""
-        for name in headers:
-            if "limit" not in name:
-                continue
+        for name in islice((name for name in headers if "limit" in name), _MOST):
             wait_s = self._wait_s(name, headers, now)
             if wait_s is not None:
                 self._until = max(self._until, now + capped(wait_s))
@@ -52,14 +53,15 @@ class Allowance:
 
     def _wait_s(self, name: str, headers: Headers, now: float) -> float | None:
         """For how long nothing is left by one header; None where something is, or it does not say."""
-        value = (headers.get(name) or "").strip()
+        value = _short(headers, name)
         if name == "ratelimit":
             return rate_limit_s(headers, only_spent=True)
         if name in _BUCKETS:
             return _BUCKETS[name] if any(int(used) >= int(most) for used, most in _USED.findall(value)) else None
-        if not name.endswith("remaining") or not value.isdecimal():
+        left = _number(headers, name) if name.endswith("remaining") else None
+        if left is None:
             return None
-        left, began = int(value), self._began(name, int(value), headers, now)
+        began = self._began(name, left, headers, now)
         return self._until_more_s(name, headers, now - began) if left == 0 else None
 
     def _began(self, name: str, left: int, headers: Headers, now: float) -> float:
@@ -70,14 +72,15 @@ class Allowance:
         )
         if left - before > (most or 0) / 2:
             began = now
-        self._last[name] = left, began
+        if name in self._last or len(self._last) < _MOST:
+            self._last[name] = left, began
         return began
 
     def _until_more_s(self, name: str, headers: Headers, age_s: float) -> float | None:
         server_now = server_time(headers)
         resets = (name.replace("remaining", "reset"), *self._reset_headers, "ratelimit-reset", "retry-after")
         for reset in resets:
-            found = [seconds_of(value, server_now) for value in headers.all(reset)]
+            found = [seconds_of(value, server_now) for value in headers.some(reset)]
             if known := [seconds for seconds in found if seconds is not None]:
                 return max(known)
         if interval_ms := _number(headers, name.replace("remaining", "interval-milliseconds")):
@@ -87,5 +90,9 @@ class Allowance:
 
 
 def _number(headers: Headers, name: str) -> int | None:
-    value = (headers.get(name) or "").strip()
-    return int(value) if value.isdecimal() else None
+    value = _short(headers, name)
+    return int(value) if _COUNT.fullmatch(value) else None
+
+
+def _short(headers: Headers, name: str) -> str:
+    return next((value.strip() for value in headers.some(name)), "")

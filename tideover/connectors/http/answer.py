@@ -8,19 +8,32 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 import orjson
 
 Trouble = Literal["timeout", "unreadable", "oversize"]
 
+MOST_VALUES = 50_000  # about one record, or a hundred
+MOST_MEMBERS = 1000  # of a gzip body; each takes as long as a page of text
+MAX_FIELD = 1024  # characters of a header that says something of time or quota
+MAX_REPEATED = 8
 ACCEPT_ENCODING = "gzip, deflate"  # exactly what `Inflater` understands
 _LONG_INTEGER = re.compile(rb"\d{19}")
 
 
 class Undecodable(ValueError):
-    """The body is no JSON text in UTF-8, is nested too deeply, or holds a number that no double can."""
+    """The body is no JSON text in UTF-8, is nested too deeply, or holds a number that no double can. `what` says it in
+    two words."""
+
+    what = "not JSON"
+
+
+class Overfull(Undecodable):
+    """It holds more values than are looked at."""
+
+    what = "too many values"
 
 
 class Garbled(Exception):
@@ -53,6 +66,11 @@ class Headers:
         values = self._values.get(name.lower())
         return None if values is None else values[0]
 
+    def some(self, name: str) -> Sequence[str]:
+        """The values of a header that is read as a number, a date or a short list: the first few, none too long to be
+        one. Whoever writes more than that wants something else than to say it."""
+        return [value for value in self._values.get(name.lower(), ())[:MAX_REPEATED] if len(value) <= MAX_FIELD]
+
     def all(self, name: str) -> Sequence[str]:
         """Every value of a header; none if it is not there."""
         return self._values.get(name.lower(), ())
@@ -66,6 +84,19 @@ class Answer:
     headers: Headers
     body: bytes
     trouble: Trouble | None = None
+    _read: list[object] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def value(self) -> object:
+        """The JSON value of what is said about one record (`decode_one`), read once. Raises `Undecodable`."""
+        if not self._read:
+            try:
+                self._read.append(decode_one(self.body))
+            except Undecodable as error:
+                self._read.append(error)
+        [found] = self._read
+        if isinstance(found, Undecodable):
+            raise type(found)
+        return found
 
 
 def decode(body: bytes) -> object:
@@ -84,9 +115,18 @@ def decode(body: bytes) -> object:
     return value
 
 
-def is_json(body: bytes) -> bool:
+def decode_one(body: bytes, records: int = 1) -> object:
+    """The JSON value of what is said about so many records. Raises `Undecodable` also for more values than anybody says
+    about those: a few million of them, though within the cap, keep an expression busy for seconds, and all others wait.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES * (1 + records // 100):
+        raise Overfull
+    return decode(body)
+
+
+def is_json(answer: Answer) -> bool:
     try:
-        decode(body)
+        answer.value()
     except Undecodable:
         return False
     return True
@@ -116,6 +156,7 @@ class Inflater:
             raise Garbled("unknown content coding")
         self._is_plain = self._coding in ("", "identity")
         self._stream: zlib._Decompress | None = None
+        self._members = 0
 
     def feed(self, piece: bytes) -> bytes:
         """The decoded bytes of one piece of the raw body."""
@@ -147,6 +188,9 @@ class Inflater:
             is_zlib = piece[0] & 0x0F == 8 and piece[0] >> 4 <= 7
             self._stream = zlib.decompressobj(wbits=15 if is_zlib else -15)
         else:
+            self._members += 1
+            if self._members > MOST_MEMBERS:
+                raise Garbled("too many members")
             self._stream = zlib.decompressobj(wbits=31)
         return self._stream
 

@@ -64,6 +64,7 @@ class Credentials:
         clock: Clock = time.monotonic,
     ) -> None:
         self.access = access
+        self.fault = ""  # why the block could not be read again, the last time
         self._exchange, self._reload, self._keep, self._clock = exchange, reload, keep, clock
         self._signed: Signed | None = None
         self._good_until = float("-inf")
@@ -130,9 +131,11 @@ class Credentials:
 
     async def _obtain(self) -> Signature:
         signature = await self._sign_with(self.access)
-        if isinstance(signature, Unsent) and signature.code == CREDENTIALS and await self._is_reloaded():
+        if not (isinstance(signature, Unsent) and signature.code == CREDENTIALS):
+            return signature
+        if await self._is_reloaded():
             return await self._sign_with(self.access)
-        return signature
+        return replace(signature, detail=f"{signature.detail}, and {self.fault}") if self.fault else signature
 
     async def _sign_with(self, access: Access) -> Signature:
         auth = access.auth
@@ -163,8 +166,10 @@ class Credentials:
             return False
         try:
             access = await self._reload()
-        except TideoverError:
+        except TideoverError as error:
+            self.fault = str(error)
             return False
+        self.fault = ""
         is_new = access != self.access
         self.access = access
         return is_new

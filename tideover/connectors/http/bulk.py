@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tideover.config.rest import Bulk
-from tideover.connectors.http.answer import Answer, Undecodable, decode
+from tideover.connectors.http.answer import Answer, Undecodable, decode_one
 from tideover.connectors.http.classify import RETRY, Meaning, classify, fitting_rule
 from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, tidy
@@ -19,23 +19,28 @@ def outcomes(
 ) -> Outcome | list[Outcome]:
     """One outcome per record, in the batch's order, or the one of the whole call.
 
-    A rule of the description that fits, a status other than 2xx or an unreadable answer concern the whole call. A
-    record is accepted or rejected only by a result that certainly is its own; else it is unknown.
+    A status other than 2xx or an unreadable answer concern the whole call; so does a rule of the description that fits,
+    but of a 2xx that lists results: what a rule sees in one of them is not what became of the others. A record is
+    accepted or rejected only by a result that certainly is its own; else it is unknown.
     """
-    is_settled = fitting_rule(answer, meaning.rules) is not None or not 200 <= answer.status <= 299
-    if is_settled or answer.trouble is not None:
+    if not 200 <= answer.status <= 299 or answer.trouble is not None:
         return classify(answer, meaning, hidden)
+    is_ruled = fitting_rule(answer, meaning.rules) is not None
+    what = "no list of results"
     try:
-        found = find(bulk.results, decode(answer.body))
-    except Undecodable:
-        return Unknown("unreadable", f"http {answer.status}, not JSON")
+        found = find(bulk.results, decode_one(answer.body, len(batch)))
+    except Undecodable as error:
+        found, what = FAULT, error.what
+    if is_ruled and not (isinstance(found, list) and found):
+        return classify(answer, meaning, hidden)
     if not isinstance(found, list):
-        return Unknown("unreadable", f"http {answer.status}, no list of results")
+        return Unknown("unreadable", f"http {answer.status}, {what}")
     if bulk.match == "index" and bulk.result_key is None:
         results: Sequence[object] = found if len(found) == len(batch) else [_NO_RESULT] * len(batch)
     else:
         results = _by_name(found, bulk, batch)
-    unlisted = Accepted() if bulk.unlisted == "accepted" else Unknown("unreadable", "has no result of its own")
+    is_fine = bulk.unlisted == "accepted" and not is_ruled
+    unlisted = Accepted() if is_fine else Unknown("unreadable", "has no result of its own")
     return [unlisted if result is _NO_RESULT else _outcome(result, bulk, hidden) for result in results]
 
 

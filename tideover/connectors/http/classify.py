@@ -7,12 +7,13 @@
 | 2xx, whole, JSON, `ok` false | rejected; unsent if its code is one of `retry_codes` |
 | 2xx, empty body that nothing is needed from | accepted |
 | 2xx otherwise; 1xx as a final answer | unknown: unreadable, oversize or timeout |
-| 3xx but 303 | unsent: redirects are never followed |
-| 303 | unknown: it is how many systems answer once they *have* done it (RFC 9110 15.4.4) |
+| 3xx, to a call that changes nothing | unsent: redirects are never followed |
+| 3xx otherwise | unknown: many systems answer so once they *have* done it (RFC 9110 15.4) |
 | 401, 403 | unsent: credentials |
 | 429; 503 with `Retry-After` | throttled |
 | 408, 425, 5xx | unknown: server_error |
-| other 4xx, to a void, among its `gone` | accepted: there is nothing left to undo |
+| other 4xx, to a void, among its `gone`, by the system's own word | accepted: there is nothing left to undo |
+| other 4xx, to a void, among its `gone`, otherwise | unknown: nobody knows who said so |
 | other 4xx | rejected; unsent if its code is one of `retry_codes`, or it was cut short and its body has to be seen |
 | no answer, and the request was certainly not written | unsent: refused, dns, tls, connect_timeout, pool |
 | no answer otherwise | unknown: timeout, reset, unreadable |
@@ -20,15 +21,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tideover.config.rest import ErrorRule, Operation, Rest, VoidCall
-from tideover.connectors.http.answer import Answer, Undecodable, decode, is_json
+from tideover.config.asking import NEVER_GONE, VoidCall
+from tideover.config.rest import ErrorRule, Operation, Rest
+from tideover.connectors.http.answer import Answer, Undecodable, is_json
 from tideover.connectors.http.expressions import FAULT, find, is_true, reference, text
 from tideover.connectors.http.scrub import Hidden, code_or, nothing, tidy
+from tideover.connectors.http.telling import tells
 from tideover.connectors.http.throttle import DEFAULT_DELAY_S, capped, delay_s, retry_after_s
-from tideover.model import CREDENTIALS, Accepted, Outcome, Rejected, Throttled, Unknown, Unsent
+from tideover.model import CREDENTIALS, REDIRECTED, Accepted, Outcome, Rejected, Throttled, Unknown, Unsent
 
 RETRY = "retry"  # the Unsent code of a rejection that is the system's fault, by one of `retry_codes`
 
@@ -37,7 +41,9 @@ RETRY = "retry"  # the Unsent code of a rejection that is the system's fault, by
 class Meaning:
     """How one operation's answers are read. `needs_body` false: any whole 2xx is accepted, whatever it holds.
 
-    `retry_codes`: codes of rejections that are the system's fault. `gone`: rejections that are as good as accepted.
+    `retry_codes`: codes of rejections that are the system's fault. `gone`: rejections that are as good as accepted, if
+    they are the system's own word: by `missing`, by their form, or by `trusts_status` in any case. `has_effect` false:
+    the call changes nothing, so that whatever became of it, nothing was done.
     """
 
     ok: str | None = None
@@ -46,12 +52,18 @@ class Meaning:
     detail: str | None = None
     retry_codes: Sequence[str] = ()
     gone: Sequence[int] = ()
+    missing: str | None = None
+    trusts_status: bool = False
+    has_effect: bool = True
     needs_body: bool = True
     rules: Sequence[ErrorRule] = ()
     reset_headers: Sequence[str] = ()
 
 
 _USUAL = Operation(path="/")
+_REDIRECTS = ": it redirects, which is never followed; mend `base_url` in its block, or the `path` in its description"
+_NO_WORD = " without a word of the system's own is no proof that it is gone; say in `missing` what is"
+_JSON_TYPE = re.compile(r"[ \t]*application/([a-z0-9.!#$&^_-]{1,100}\+)?json[ \t]*(;|$)", re.IGNORECASE)
 
 
 def meaning_of(operation: Operation, rest: Rest) -> Meaning:
@@ -69,13 +81,20 @@ def meaning_of(operation: Operation, rest: Rest) -> Meaning:
 
 def void_meaning(meaning: Meaning, void: VoidCall) -> Meaning:
     """How the answers to an operation's voids are read: as to its single calls, but what was done is undone."""
-    return replace(meaning, ok=void.ok, reference=None, gone=void.gone)
+    return replace(
+        meaning, ok=void.ok, reference=None, gone=void.gone, missing=void.missing, trusts_status=void.trust_status
+    )
 
 
 def plain_meaning(rest: Rest) -> Meaning:
     """How the answers to probes, look-ups and listings are read: by status and rules; the body is not asked."""
     return Meaning(
-        code=_USUAL.code, detail=_USUAL.detail, needs_body=False, rules=rest.errors, reset_headers=rest.reset_headers
+        code=_USUAL.code,
+        detail=_USUAL.detail,
+        has_effect=False,
+        needs_body=False,
+        rules=rest.errors,
+        reset_headers=rest.reset_headers,
     )
 
 
@@ -90,8 +109,8 @@ def classify(answer: Answer, meaning: Meaning, hidden: Hidden = nothing) -> Outc
     if status <= 199:
         return Unknown("unreadable", _said(answer, meaning, hidden))
     if status <= 399:
-        detail = f"http {status}"
-        return Unknown("redirect", detail) if status == 303 else Unsent("redirect", detail)
+        detail = f"http {status}{_REDIRECTS}"
+        return Unknown(REDIRECTED, detail) if meaning.has_effect else Unsent(REDIRECTED, detail)
     return _failure(answer, meaning, hidden)
 
 
@@ -113,7 +132,7 @@ def _fits(rule: ErrorRule, answer: Answer) -> bool:
         return False
     if rule.contains is not None and rule.contains.encode() not in answer.body:
         return False
-    return rule.json_body is None or (answer.trouble is None and is_json(answer.body) == rule.json_body)
+    return rule.json_body is None or (answer.trouble is None and is_json(answer) == rule.json_body)
 
 
 def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) -> Outcome:
@@ -141,9 +160,9 @@ def _success(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     if not meaning.needs_body or (not answer.body and is_body_spare(answer, meaning)):
         return Accepted()
     try:
-        value = decode(answer.body)
-    except Undecodable:
-        return Unknown("unreadable", f"{detail}, not JSON")
+        value = answer.value()
+    except Undecodable as error:
+        return Unknown("unreadable", f"{detail}, {error.what}")
     if meaning.ok is not None:
         ok = find(meaning.ok, value)
         if ok is FAULT:
@@ -183,8 +202,32 @@ def _refusal(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     if meaning.retry_codes and _found_code(answer, meaning) in meaning.retry_codes:
         return Unsent(RETRY, detail)
     if answer.status in meaning.gone:
-        return Accepted()
+        return Accepted() if _is_gone(answer, meaning) else Unknown("unreadable", f"http {answer.status}{_NO_WORD}")
     return Rejected(_code(answer, meaning, None, hidden), detail)
+
+
+def is_about_one(status: int) -> bool:
+    """Whether an error can be about one record's absence: not about the caller or the moment."""
+    return 400 <= status <= 499 and status not in NEVER_GONE
+
+
+def is_own_word(answer: Answer) -> bool:
+    """Whether an error has the form in which a system that speaks JSON explains one: an object that is not empty, sent
+    as JSON. A gateway's page, or nothing at all, is nobody's word."""
+    if answer.trouble is not None or not _JSON_TYPE.match((answer.headers.get("content-type") or "")[:200]):
+        return False
+    value = _decoded(answer)
+    return isinstance(value, dict) and bool(value)
+
+
+def _is_gone(answer: Answer, meaning: Meaning) -> bool:
+    if answer.trouble is not None:
+        return False
+    if meaning.trusts_status:
+        return True
+    if meaning.missing is None:
+        return is_own_word(answer)
+    return tells(meaning.missing, _decoded(answer)) is True
 
 
 def _asks_body(rule: ErrorRule, status: int) -> bool:
@@ -209,6 +252,6 @@ def _decoded(answer: Answer) -> object:
     if answer.trouble is not None or not answer.body:
         return None
     try:
-        return decode(answer.body)
+        return answer.value()
     except Undecodable:
         return None

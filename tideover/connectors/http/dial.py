@@ -42,8 +42,9 @@ class Dialer:
             self._context = _new_context()
         try:
             self._context.load_verify_locations(cadata=certificates)
-        except ssl.SSLError as error:
-            raise ValueError(f"holds no certificates in PEM ({error.reason})") from None
+        except (ssl.SSLError, ValueError, TypeError) as error:  # the last two: nothing, or no ASCII
+            reason = getattr(error, "reason", None) or type(error).__name__
+            raise ValueError(f"holds no certificates in PEM ({reason})") from None
 
     async def dial(self, origin: Origin, make: Callable[[], Connection], until: float) -> Connection | Unsent:
         """A connection that stands by `until` (the loop's clock), or why there is none."""

@@ -13,20 +13,24 @@ class Fault:
 
 FAULT: Final = Fault()
 MAX_REFERENCE = 1000  # characters; a longer "id" is none
-_FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
+FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 
 
 def find(expression: str, value: object) -> object:
     """What the expression finds in a decoded JSON value, or `FAULT`. Never raises for what the value holds."""
     try:
         return evaluator(expression)(value)
-    except _FAULTS:
+    except FAULTS:
         return FAULT
 
 
 def is_true(value: object) -> bool:
-    """JMESPath's truth, of which a fault is no part."""
-    return not (value is FAULT or is_false(value))
+    """JMESPath's truth, of which a fault is no part, and 0 neither: `success: 0` is a no."""
+    return not (value is FAULT or is_false(value) or is_zero(value))
+
+
+def is_zero(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
 
 def reference(expression: str | None, value: object) -> str | None:
@@ -41,5 +45,13 @@ def text(expression: str | None, value: object) -> str | None:
     if isinstance(found, str):
         return found or None
     if isinstance(found, int | float) and not isinstance(found, bool):
-        return str(found)
+        return written(found)
     return None
+
+
+def written(number: float) -> str | None:
+    """A number as text; `None` for one that is too long to be written."""
+    try:
+        return str(number)
+    except ValueError:  # a sum with more digits than Python writes
+        return None

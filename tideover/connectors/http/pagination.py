@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_plus, urljoin, urlsplit
 
 from tideover.config.rest import (
     CursorPagination,
@@ -19,13 +19,15 @@ from tideover.config.rest import (
     PagePagination,
     Pagination,
 )
-from tideover.connectors.http.expressions import find
+from tideover.connectors.http.expressions import find, written
 
 Token = str | int
 
+_KEPT = 2**63  # a larger number is kept as text
 MAX_TOKEN = 8000  # characters; a longer one fits in no request line
-_LINK = re.compile(r'<([^<>]*)>((?:[^",<]|"(?:[^"\\]|\\.)*")*)')
-_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^;,\s"]+))', re.IGNORECASE)
+# Nothing is tried twice (`+`), and a quote that is not closed goes to the end: any header is read in one pass.
+_LINK = re.compile(r'<([^<>]*+)>((?:[^",<]|"(?:[^"\\]|\\.?)*+"?)*+)')
+_PARAM = re.compile(r';\s*+([^\s=;"]*+)\s*+(?:=\s*+(?:"((?:[^"\\]|\\.?)*+)"?|([^;,\s"]*+)))?')
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -74,11 +76,10 @@ def following(pagination: Pagination, token: Token | None, page: Turned) -> Toke
 def next_link(links: tuple[str, ...], address: str) -> str | None:
     """The path and query of the `Link` with `rel="next"` (RFC 8288), resolved against the page's own address.
 
-    Raises `Unfit` for a link to another origin: it would carry the credential there.
+    Raises `Unfit` for a link to another origin, as it would carry the credential there, and for one that is none.
     """
     for target, attributes in (found for value in links for found in _LINK.findall(value)):
-        rel = _REL.search(attributes)
-        if rel is None or "next" not in (rel[1] or rel[2] or "").lower().split():
+        if "next" not in _rel(attributes):
             continue
         try:
             url = urljoin(address, target.strip())
@@ -88,8 +89,19 @@ def next_link(links: tuple[str, ...], address: str) -> str | None:
         if not is_same:
             raise Unfit('its link with rel="next" leads to another origin')
         parts = urlsplit(url)
-        return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        token = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if len(token) > MAX_TOKEN or not token.isprintable():
+            raise Unfit('its link with rel="next" is too long, or holds a character that no address may have')
+        return token
     return None
+
+
+def _rel(attributes: str) -> list[str]:
+    """The relations that a link's first `rel` names."""
+    for name, quoted, bare in _PARAM.findall(attributes):
+        if name.lower() == "rel":
+            return str(quoted or bare).lower().split()
+    return []
 
 
 def origin(address: str) -> tuple[str, str | None, int | None]:
@@ -100,16 +112,39 @@ def origin(address: str) -> tuple[str, str | None, int | None]:
     return parts.scheme.lower(), parts.hostname, parts.port or _PORTS.get(parts.scheme.lower())
 
 
-def with_params(path: str, extra: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that `path` does not have in its own query."""
-    own = {part.partition("=")[0] for part in urlsplit(path).query.split("&")}
-    return {name: value for name, value in extra.items() if name not in own}
+def listing(path: str, usual: Mapping[str, str], paging: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The path and the parameters of one page.
+
+    `paging` goes before what the path's own query says: a page that has another size than it was asked for is taken for
+    the last one. Of the others, the path's own go before the usual ones.
+    """
+    base, _, query = path.partition("?")
+    own = [(unquote_plus(part.partition("=")[0]), part) for part in query.split("&") if part]
+    kept = [part for name, part in own if name not in paging]
+    names = {*(name for name, _ in own), *paging}
+    wanted = {name: value for name, value in usual.items() if name not in names}
+    return base + ("?" + "&".join(kept) if kept else ""), {**wanted, **paging}
+
+
+def is_fit(pagination: Pagination, token: Token) -> bool:
+    """Whether a token can be one of this pagination."""
+    match pagination:
+        case CursorPagination():
+            return True
+        case PagePagination() | OffsetPagination():
+            return isinstance(token, int)
+        case LinkPagination():
+            return isinstance(token, str) and token.startswith("/")
+        case NoPagination():
+            return False
 
 
 def _cursor(found: object, expression: str) -> Token | None:
     if found is None or found is False or found == "":
         return None
-    if isinstance(found, str | int) and not isinstance(found, bool) and len(str(found)) <= MAX_TOKEN:
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = found if abs(found) < _KEPT else written(found)
+    if isinstance(found, int) or (isinstance(found, str) and len(found) <= MAX_TOKEN):
         return found
     raise Unfit(f"`next` ({expression}) must find a string, a number or null")
 

@@ -39,7 +39,7 @@ class AnswerReader:
         self._status = self._head_bytes = self._field_bytes = self._body_bytes = 0
         self._fields: list[tuple[str, str]] = []
         self._headers: Headers | None = None
-        self._pieces: list[bytes] = []
+        self._body = bytearray()
         self._inflater: Inflater | None = None
         self._is_delimited = True
         self.trouble: Trouble | None = None
@@ -70,7 +70,7 @@ class AnswerReader:
         """What came so far, with its own trouble or this one; None as long as its headers are not whole."""
         if self._headers is None:
             return None
-        return Answer(self._status, self._headers, b"".join(self._pieces), self.trouble or trouble)
+        return Answer(self._status, self._headers, bytes(self._body), self.trouble or trouble)
 
     def close(self) -> None:
         """Lets go of the parser, which holds on to this object."""
@@ -114,7 +114,7 @@ class AnswerReader:
                 self._stop("oversize")
             except Garbled:
                 self._stop("unreadable")
-        self._pieces.append(piece)
+        self._body += piece
 
     def on_message_complete(self) -> None:
         if self._headers is not None and not self.is_over:

@@ -10,7 +10,8 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from tideover.config.rest import Bulk, Operation, Rest, VoidCall
+from tideover.config.asking import VoidCall
+from tideover.config.rest import Bulk, Operation, Rest
 from tideover.connectors.http.answer import ACCEPT_ENCODING, Undecodable, decode
 from tideover.model import Outgoing
 

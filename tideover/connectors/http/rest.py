@@ -5,38 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from urllib.parse import quote, quote_plus
 
 from yarl import URL
 
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.connectors.http.access import Access, check_header
 from tideover.connectors.http.allowance import Allowance
-from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer, Undecodable, decode
+from tideover.connectors.http.answer import ACCEPT_ENCODING, Answer
+from tideover.connectors.http.asking import looked_up
 from tideover.connectors.http.auth import Credentials, Keep, Reload, Signature, Signed
-from tideover.connectors.http.classify import Meaning, classify, fitting_rule, is_refused, meaning_of, plain_meaning
-from tideover.connectors.http.expressions import FAULT, find, is_true
-from tideover.connectors.http.expressions import reference as reference_in
+from tideover.connectors.http.classify import Meaning, classify, is_refused, meaning_of, plain_meaning
 from tideover.connectors.http.message import Request
 from tideover.connectors.http.requests import Call, Unusable, address, fill_params, fill_path, origin_of, usual_headers
-from tideover.connectors.http.scrub import Hidden, values
+from tideover.connectors.http.scrub import Hidden, tidy, values
 from tideover.connectors.http.sending import Came, Sender
 from tideover.connectors.http.source import Asked, Reader
 from tideover.connectors.http.tokens import NO_TOKEN
 from tideover.connectors.http.wire import Wire
-from tideover.errors import Refused
-from tideover.model import (
-    REFUSED,
-    Accepted,
-    Found,
-    LookUp,
-    Missing,
-    Outcome,
-    Outgoing,
-    Page,
-    Rejected,
-    Unknown,
-    Unsent,
-)
+from tideover.errors import AccessError, Refused
+from tideover.model import CREDENTIALS, LookUp, Outcome, Outgoing, Page, Unknown, Unsent
 
 
 class HttpConnector:
@@ -44,7 +32,7 @@ class HttpConnector:
 
     `reload` reads the system's access again when a credential is refused; `keep` stores a refresh token that replaced
     the old one. Both raise `TideoverError` when they can't. Opens no connection before the first call.
-    Raises `ValueError` for headers or certificates that can't be used.
+    Raises `AccessError` for headers or certificates that can't be used.
     """
 
     def __init__(
@@ -61,9 +49,12 @@ class HttpConnector:
         self._wire = Wire(timeouts, limits)
         self._reload = reload
         if access.ca is not None:
-            self._wire.trust(access.ca)
+            self._trust(access.ca)
         for name, value in rest.headers.items():
-            check_header(name, value)
+            try:
+                check_header(name, value)
+            except ValueError as error:
+                raise AccessError(system, f"its description: {error}") from None
         self._credentials = Credentials(
             access, self._post_form, reload=self._reloaded if reload is not None else None, keep=keep
         )
@@ -97,7 +88,7 @@ class HttpConnector:
         return await sender.send(batch, self._deadline(deadline))
 
     async def look_up(self, operation: str, record: Outgoing) -> LookUp:
-        """Whether the system has this record. `Missing` only by a 404, or a whole answer in which `found` is false."""
+        """Whether the system has this record, by its own clear word (`asking`)."""
         lookup = self._sender(operation).operation.lookup
         if lookup is None:
             return Unknown("no_lookup", f"operation {operation} has no look-up")
@@ -105,15 +96,8 @@ class HttpConnector:
             call = Call("GET", fill_path(lookup.path, record), fill_params(lookup.params, record))
         except Unusable as error:
             return Unknown(error.code, error.detail)
-        answer, hidden = await self._call(call, self._deadline(), self._plain), self._hidden([record])
-        if not isinstance(answer, Answer):
-            return answer
-        if answer.status == 404 and fitting_rule(answer, self._plain.rules) is None:
-            return Missing()
-        outcome = classify(answer, self._plain, hidden)
-        if isinstance(outcome, Rejected):
-            return Unknown(REFUSED, outcome.detail)
-        return _found(answer, lookup.found, lookup.reference) if isinstance(outcome, Accepted) else outcome
+        came = await self._call(call, self._deadline(), self._plain)
+        return looked_up(came, lookup, self._plain, self._hidden([record])) if isinstance(came, Answer) else came
 
     def can_void(self, operation: str) -> bool:
         return self._sender(operation).operation.void is not None
@@ -130,13 +114,13 @@ class HttpConnector:
             return Unsent("no_probe", "the system's description has none")
         call = Call(self._rest.probe.method, self._rest.probe.path, is_fixed=True)
         answer = await self._call(call, self._deadline(), self._plain)
-        return classify(answer, self._plain, self._credentials.secrets) if isinstance(answer, Answer) else answer
+        return classify(answer, self._plain, Hidden(self._secrets)) if isinstance(answer, Answer) else answer
 
     def pages(self, stream: str, cursor: str | None) -> AsyncGenerator[Page, None]:
         described = self._rest.streams.get(stream)
         if described is None:
             raise Refused(f"system {self._system} has no stream {stream}")
-        return Reader(self._system, stream, described, self._plain, self._ask, self._credentials.secrets).pages(cursor)
+        return Reader(self._system, stream, described, self._plain, self._ask, Hidden(self._secrets)).pages(cursor)
 
     async def close(self) -> None:
         await self._credentials.close()
@@ -150,9 +134,14 @@ class HttpConnector:
         if not isinstance(signed, Signed):
             return signed
         came = await self._exchange(call, signed, deadline)
-        if isinstance(came, Answer) and is_refused(came, meaning) and await self._is_renewed(signed, came, deadline):
+        if not (isinstance(came, Answer) and is_refused(came, meaning)):
+            return came
+        if await self._is_renewed(signed, came, deadline):
             again = await self._sign(deadline)
             return await self._exchange(call, again, deadline) if isinstance(again, Signed) else came
+        if self._credentials.fault:
+            said = f"http {came.status}, and {self._credentials.fault}"
+            return Unsent(CREDENTIALS, tidy(said, Hidden(self._secrets)))
         return came
 
     async def _sign(self, deadline: float) -> Signature:
@@ -203,21 +192,37 @@ class HttpConnector:
 
     async def _reloaded(self) -> Access:
         assert self._reload is not None
-        access = await self._reload()
+        try:
+            access = await self._reload()
+        except ValueError as error:  # its text may hold a value
+            raise AccessError(
+                self._system, f"its block can't be used ({type(error).__name__}); save it again"
+            ) from None
         if access.ca is not None and access.ca != self._credentials.access.ca:
-            self._wire.trust(access.ca)
+            self._trust(access.ca)
         return access
+
+    def _trust(self, certificates: str) -> None:
+        try:
+            self._wire.trust(certificates)
+        except ValueError as error:
+            raise AccessError(self._system, f"the `ca` of its block {error}; write it again") from None
 
     def _hidden(self, batch: Sequence[Outgoing]) -> Hidden:
         """What no text about these records may hold."""
 
-        def hidden() -> Iterator[str]:
-            yield from self._credentials.secrets()
+        def find() -> Iterator[str]:
+            yield from self._secrets()
             for record in batch:
-                yield record.key
+                yield from (record.key, quote(record.key, safe="", errors="replace"))
                 yield from values(record.payload)
 
-        return hidden
+        return Hidden(find)
+
+    def _secrets(self) -> Iterator[str]:
+        """Every secret, as it is and as it stands in an address or a form."""
+        for secret in self._credentials.secrets():
+            yield from (secret, quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace"))
 
     def _sender(self, operation: str) -> Sender:
         sender = self._senders.get(operation)
@@ -229,17 +234,3 @@ class HttpConnector:
         """When a call that begins now has to end, by `latest` in any case; on the loop's clock."""
         own = asyncio.get_running_loop().time() + self._total_s
         return own if latest is None else min(own, latest)
-
-
-def _found(answer: Answer, found: str, reference: str | None) -> LookUp:
-    """What a look-up's whole 2xx says. What can't be read is no proof that the record is missing."""
-    if not 200 <= answer.status <= 299:
-        return Unknown("unreadable", f"http {answer.status} says nothing about one record")
-    try:
-        value = decode(answer.body)
-    except Undecodable:
-        return Unknown("unreadable", f"http {answer.status}, not JSON")
-    has_it = find(found, value)
-    if has_it is FAULT:
-        return Unknown("unreadable", "`found` can't be told")
-    return Found(reference_in(reference, value)) if is_true(has_it) else Missing()

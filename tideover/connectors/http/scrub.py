@@ -1,41 +1,111 @@
-"""Texts from outside, made fit for logs and tables: one short line without secrets and without the record's values."""
+"""Texts from outside, made fit for logs and tables: one short line without secrets and without the record's values.
+
+A text is looked at as a whole, hidden values are blanked, and only then it is cut: a value that is cut first is not
+found, and what is left of it stays. Of a long value any piece of 31 characters is blanked, and of 16 at its beginning
+and end; a shorter one as a whole. They are found in one pass over the text, by what they begin with, so that a batch of
+thousands is no different from one record.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 from tideover.connectors.http.answer import Undecodable, decode
 
-Hidden = Callable[[], Iterable[str]]  # the values that no text may hold; asked only where there is a text
-
 MAX_DETAIL = 200
-_READ = 4000  # characters of a text that are looked at; far more than is kept
+_RAW, _READ = 8000, 4000  # characters of a text that are looked at, before and after its blanks are made one
+_EDGE = 64  # of a text that goes on, its last ones may be the beginning of what can't be told yet
 _SHORTEST = 4  # shorter values are words like "no" that a message holds anyway
-_LONGEST = 200  # of a longer value, its beginning is looked for
-_MOST = 2000  # values of one record that are looked for
+_LONG = 32  # from here on a value is found by its pieces, since a provider may repeat a part of it
+_PIECE = 16
+_MOST_ALIKE = 32  # values with a piece in common that are compared; of more, all that follows it is blanked
+_PATIENCE = 200_000  # comparisons within one text; after that, the rest of it is blanked
 _BLANK = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]+")
 _CODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/ -]{0,63}")
 
+Span = tuple[int, int]
 
-def nothing() -> Iterable[str]:
-    """The `Hidden` of an exchange that carries no record and no secret."""
-    return ()
+
+class Hidden:
+    """The values that no text about a call may hold, whatever their case and blanks. `find` is asked once, and only
+    where there is a text."""
+
+    __slots__ = ("_find", "_lengths", "_pieces", "_whole")
+
+    def __init__(self, find: Callable[[], Iterable[str]]) -> None:
+        self._find: Callable[[], Iterable[str]] | None = find
+        self._whole: set[str] = set()
+        self._lengths: dict[str, set[int]] = {}  # of the short values, by what they begin with
+        self._pieces: dict[str, list[tuple[str, int]]] = {}  # of the long ones: whose, and where in it
+
+    def cover(self, line: str, keep: int | None = None) -> str:
+        """The line, or its first `keep` characters, with each hidden value as `***`."""
+        self._learn()
+        text = _folded(line)
+        made, at, end = [], 0, len(line) if keep is None else keep
+        for start, stop in sorted([*self._short(text), *self._long(text)]):
+            if start >= end:
+                break
+            if start > at or (start == at == 0):
+                made += [line[at:start], "***"]
+            at = max(at, stop)
+        return "".join([*made, line[at:end]])
+
+    def _learn(self) -> None:
+        find, self._find = self._find, None
+        for value in find() if find is not None else ():
+            for text in _forms(value):
+                if len(text) >= _SHORTEST and text not in self._whole:
+                    self._whole.add(text)
+                    self._note(text)
+
+    def _note(self, text: str) -> None:
+        if len(text) < _LONG:
+            self._lengths.setdefault(text[:_SHORTEST], set()).add(len(text))
+            return
+        for at in {*range(0, len(text) - _PIECE + 1, _PIECE), len(text) - _PIECE}:
+            self._pieces.setdefault(text[at : at + _PIECE], []).append((text, at))
+
+    def _short(self, text: str) -> Iterator[Span]:
+        for at in range(len(text) - _SHORTEST + 1):
+            for length in self._lengths.get(text[at : at + _SHORTEST], ()):
+                if text[at : at + length] in self._whole:
+                    yield at, at + length
+
+    def _long(self, text: str) -> Iterator[Span]:
+        patience = _PATIENCE
+        seen: dict[tuple[str, int], int] = {}  # how far a value is compared already, by where it would begin
+        for at in range(len(text) - _PIECE + 1) if self._pieces else ():
+            alike = self._pieces.get(text[at : at + _PIECE], ())
+            if len(alike) > _MOST_ALIKE or patience < 0:
+                yield at, len(text)
+                return
+            for value, place in alike:
+                if seen.get((value, at - place), 0) >= at + _PIECE:
+                    continue
+                start, stop = _widened(text, at, value, place)
+                patience -= stop - start
+                seen[value, at - place] = stop
+                yield start, stop
+
+
+nothing = Hidden(lambda: ())  # of an exchange that carries no record and no secret
 
 
 def tidy(text: str, hidden: Hidden = nothing) -> str:
-    """The text on one line, its hidden values as `***`, at most `MAX_DETAIL` characters.
-
-    Hidden values are found before the text is cut, so that no half of one is left at its end.
-    """
-    line = _without(_one_line(text[:_READ]), hidden)
-    return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
+    """The text on one line, its hidden values as `***`, at most `MAX_DETAIL` characters."""
+    line = _one_line(text[:_RAW])
+    is_more = len(text) > _RAW or len(line) > _READ
+    line = line[:_READ]
+    line = hidden.cover(line, max(len(line) - _EDGE, 0) if is_more else None)
+    return line if len(line) <= MAX_DETAIL and not is_more else line[: MAX_DETAIL - 1] + "…"
 
 
 def code_or(code: str | None, default: str, hidden: Hidden = nothing) -> str:
     """The code, if it looks like one and names nothing hidden; a sentence may name a record, and is no code."""
-    if code is None or not _CODE.fullmatch(code) or _without(code, hidden) != code:
+    if code is None or not _CODE.fullmatch(code) or hidden.cover(code) != code:
         return default
     return code
 
@@ -60,16 +130,31 @@ def values(payload: bytes) -> Iterator[str]:
                 yield str(number)
 
 
+def _widened(text: str, at: int, value: str, place: int) -> Span:
+    """How far a text and a value agree around a piece that they have in common."""
+    start, first = at, place
+    while start > 0 and first > 0 and text[start - 1] == value[first - 1]:
+        start, first = start - 1, first - 1
+    stop, last = at + _PIECE, place + _PIECE
+    while stop < len(text) and last < len(value) and text[stop] == value[last]:
+        stop, last = stop + 1, last + 1
+    return start, stop
+
+
+def _forms(value: str) -> Iterable[str]:
+    """A value as it is and as it stands in JSON within a text, on one line and without its case."""
+    if value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:  # almost all of them
+        return (_one_line(value).lower() if " " in value else value.lower(),)
+    forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    return [_folded(_one_line(form)) for form in forms]
+
+
 def _one_line(text: str) -> str:
     return _BLANK.sub(" ", text).strip()
 
 
-def _without(line: str, hidden: Hidden) -> str:
-    if not line:
-        return line
-    lowered = line.lower()
-    pieces = {_one_line(value[:_LONGEST]).lower() for value in islice(hidden(), _MOST)}
-    found = sorted((p for p in pieces if len(p) >= _SHORTEST and p in lowered), key=len, reverse=True)
-    if not found:
-        return line
-    return re.sub("|".join(map(re.escape, found)), "***", line, flags=re.IGNORECASE)
+def _folded(text: str) -> str:
+    """Without its case, each character at its place: some are two when they are small, or others at a word's end."""
+    if text.isascii():
+        return text.lower()
+    return "".join(low if len(low := each.lower()) == 1 else each for each in text)

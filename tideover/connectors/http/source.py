@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -12,7 +12,7 @@ from tideover.config.rest import Incremental, LinkPagination, Stream
 from tideover.connectors.http.answer import Answer, Undecodable, decode
 from tideover.connectors.http.classify import Meaning, classify
 from tideover.connectors.http.expressions import find
-from tideover.connectors.http.pagination import Turned, Unfit, following, params, with_params
+from tideover.connectors.http.pagination import Turned, Unfit, following, is_fit, listing, params
 from tideover.connectors.http.scrub import Hidden
 from tideover.connectors.http.throttle import server_time
 from tideover.connectors.http.watermark import Place, fingerprint, latest, load, parse, written_as
@@ -30,6 +30,10 @@ from tideover.model import (
     Unsent,
 )
 
+_UNREADABLE = (
+    "its stored cursor can't be read; delete the row of its route in the table `cursor`, and it is read from the "
+    "beginning: what was delivered longer ago than the route's `retention` is new then"
+)
 NOT_AN_OBJECT = "not_an_object"
 _REFUSES_TOKEN = (400, 404, 410)
 
@@ -84,11 +88,12 @@ class Reader:
     async def _ask(self, place: Place) -> Asked:
         if isinstance(self.stream.pagination, LinkPagination) and place.next is not None:
             return await self.ask(str(place.next), {}, True)
-        wanted = {**self.stream.params, **params(self.stream.pagination, place.next)}
+        paging = params(self.stream.pagination, place.next)
         incremental = self.stream.incremental
         if incremental is not None and place.since_us is not None:
-            wanted[incremental.param] = written_as(place.since_us, incremental.overlap, incremental.format)
-        return await self.ask(self.stream.path, with_params(self.stream.path, wanted), False)
+            paging[incremental.param] = written_as(place.since_us, incremental.overlap, incremental.format)
+        path, wanted = listing(self.stream.path, self.stream.params, paging)
+        return await self.ask(path, wanted, False)
 
     def _turn(self, asked: Asked, place: Place) -> tuple[Page, Place]:
         answer = self._whole(asked.answer)
@@ -113,11 +118,11 @@ class Reader:
         if token is None:
             after = place.completed(high_us)
         else:
-            content = fingerprint(_canonical(items)) if items else ""
+            content = fingerprint(_canonical(items) or answer.body) if items else ""
             if place.is_seen(token, content):
                 what = f"{self.stream.path} gives a page or its token again"
                 raise SourceLoop(self.system, self.name, what, restart=place.restarted().dump())
-            after = place.turned(token, content, high_us)
+            after = replace(place.turned(token, content, high_us), of=self._listing)
         return _page(items, after.dump(), is_last=token is None), after
 
     def _whole(self, answer: Answer | Unsent | Throttled | Unknown) -> Answer:
@@ -158,10 +163,21 @@ class Reader:
         return SourceContract(self.system, self.name, what)
 
     def _load(self, cursor: str | None) -> Place:
+        """The stored place. One within a listing that is described otherwise now is none in this one: its page 3 may
+        begin elsewhere, or be no page at all. Then the listing begins again, and dedupe drops what was staged."""
         try:
-            return load(cursor)
+            place = load(cursor)
         except ValueError:
-            raise self._shape("its stored cursor can't be read; reset the stream's cursor") from None
+            raise self._shape(_UNREADABLE) from None
+        if place.next is None or (place.of == self._listing and is_fit(self.stream.pagination, place.next)):
+            return place
+        return place.restarted()
+
+    @property
+    def _listing(self) -> str:
+        """What tells this listing from one that has other pages."""
+        described = self.stream.model_dump(include={"path", "params", "records", "pagination"}, mode="json")
+        return fingerprint(json.dumps(described, sort_keys=True).encode())
 
 
 def _page(items: list[object], cursor: str, *, is_last: bool) -> Page:
@@ -178,11 +194,15 @@ def _page(items: list[object], cursor: str, *, is_last: bool) -> Page:
 
 
 def _canonical(value: object) -> bytes:
-    """The JSON text of a decoded value. The standard library writes the integers that orjson does not."""
+    """The JSON text of a decoded value; nothing of one that is nested deeper than it can be written. The standard
+    library writes the integers that orjson does not."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError:
+            return b""
 
 
 def _expected_instant(incremental: Incremental) -> str:

@@ -14,10 +14,10 @@ MIN_DELAY_S = 0.1  # "Retry-After: 0" must not become a busy loop
 MAX_DELAY_S = 3600.0  # a longer wait is asked for again; a typing error must not stop a system for a year
 
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,9})?")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
-_RESET = re.compile(r"(?:;|,|^)\s*(?:t|reset)\s*=\s*(\d{1,18})")
-_WINDOW = re.compile(r";\s*w\s*=\s*(\d{1,18})")
-_REMAINING = re.compile(r"(?:;|,|^)\s*(?:r|remaining)\s*=\s*(\d{1,18})")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.?)*+"?')  # one that is not closed goes to the end: else each quote is tried
+_RESET = re.compile(r"(?:;|,|^)\s*+(?:t|reset)\s*+=\s*+(\d{1,18})")
+_WINDOW = re.compile(r";\s*+w\s*+=\s*+(\d{1,18})")
+_REMAINING = re.compile(r"(?:;|,|^)\s*+(?:r|remaining)\s*+=\s*+(\d{1,18})")
 _EPOCH_S = 10**9  # numbers from here on are Unix seconds, from 10**12 on milliseconds
 
 
@@ -34,9 +34,9 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
         found = rate_limit_s(headers)
     for name in ("ratelimit-reset", *reset_headers):
         if found is None:
-            found = _longest(seconds_of(value, now) for value in headers.all(name))
+            found = _longest(seconds_of(value, now) for value in headers.some(name))
     if found is None:
-        policies = (_unquoted(value) for value in headers.all("ratelimit-policy"))
+        policies = (_unquoted(value) for value in headers.some("ratelimit-policy"))
         found = min((float(window) for policy in policies for window in _WINDOW.findall(policy)), default=None)
     return None if found is None else capped(found)
 
@@ -44,7 +44,7 @@ def delay_s(headers: Headers, reset_headers: Iterable[str] = ()) -> float | None
 def retry_after_s(headers: Headers) -> float | None:
     """What `Retry-After` says, as seconds or as an HTTP date, uncapped; `None` without one that makes sense."""
     now = server_time(headers)
-    return _longest(seconds_of(value, now) for value in headers.all("retry-after"))
+    return _longest(seconds_of(value, now) for value in headers.some("retry-after"))
 
 
 def capped(seconds: float) -> float:
@@ -53,7 +53,7 @@ def capped(seconds: float) -> float:
 
 def server_time(headers: Headers) -> datetime | None:
     """The answer's `Date`: the other side's clock, the only one that its own instants can be compared with."""
-    dates = headers.all("date")
+    dates = headers.some("date")
     return _http_date(dates[-1]) if dates else None
 
 
@@ -64,7 +64,7 @@ def rate_limit_s(headers: Headers, *, only_spent: bool = False) -> float | None:
     Older drafts write `limit=100, remaining=0, reset=30` in one header.
     """
     resets: list[tuple[bool, float]] = []
-    for value in headers.all("ratelimit"):
+    for value in headers.some("ratelimit"):
         bare = _unquoted(value)
         for policy in bare.split(",") if ";" in bare else [bare]:
             remaining, reset = _REMAINING.search(policy), _RESET.search(policy)

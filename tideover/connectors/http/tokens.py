@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote_plus, urlencode
 
 from pydantic import SecretStr
 
 from tideover.connectors.http.access import OAuth2ClientCredentials, OAuth2Refresh, check_header
-from tideover.connectors.http.answer import Answer, Undecodable, decode
-from tideover.connectors.http.scrub import code_or
+from tideover.connectors.http.answer import Answer, Undecodable
+from tideover.connectors.http.scrub import Hidden, code_or
 from tideover.connectors.http.throttle import DEFAULT_DELAY_S, delay_s, retry_after_s
 from tideover.model import CREDENTIALS, Throttled, Unknown, Unsent
 
@@ -42,7 +42,8 @@ async def fetch(auth: OAuth2ClientCredentials | OAuth2Refresh, exchange: Exchang
     if not isinstance(answer, Answer):
         return Unsent(NO_TOKEN, f"token endpoint: {answer.code}")
     if answer.status in (400, 401, 403):
-        return Unsent(CREDENTIALS, f"token endpoint: http {answer.status} {_error(answer)}".rstrip())
+        error = _error(answer, Hidden(lambda: _secrets_of(auth)))
+        return Unsent(CREDENTIALS, f"token endpoint: http {answer.status} {error}".rstrip())
     if answer.status == 429 or (answer.status == 503 and retry_after_s(answer.headers) is not None):
         said = delay_s(answer.headers)
         detail = f"token endpoint: http {answer.status}"
@@ -101,15 +102,21 @@ def _lasts_s(expires_in: object) -> float:
     return max(life - _MARGIN_S, life * 0.8) if life > 0 else math.inf
 
 
-def _error(answer: Answer) -> str:
+def _error(answer: Answer, hidden: Hidden) -> str:
     """The error's registered name (RFC 6749 5.2), such as `invalid_grant`; never its description."""
     error = (_object(answer) or {}).get("error")
-    return code_or(error if isinstance(error, str) else None, "")
+    return code_or(error if isinstance(error, str) else None, "", hidden)
+
+
+def _secrets_of(auth: OAuth2ClientCredentials | OAuth2Refresh) -> Iterator[str]:
+    yield auth.client_secret.get_secret_value()
+    if isinstance(auth, OAuth2Refresh):
+        yield auth.refresh_token.get_secret_value()
 
 
 def _object(answer: Answer) -> dict[str, object] | None:
     try:
-        value = decode(answer.body)
+        value = answer.value()
     except Undecodable:
         return None
     return value if isinstance(value, dict) else None

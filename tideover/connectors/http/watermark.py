@@ -27,14 +27,17 @@ from tideover.model import SECOND_US
 Format = Literal["iso", "epoch_s", "epoch_ms"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KINDS: dict[str, tuple[type, ...]] = {"next": (str, int), "token_mark": (str,), "page_mark": (str,)}
+_KINDS: dict[str, tuple[type, ...]] = {"next": (str, int), "token_mark": (str,), "page_mark": (str,), "of": (str,)}
 _LAST_US = 253_402_300_799 * SECOND_US  # the year 9999
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A cursor. `next` is the token of the next page while a listing is under way, and `None` between listings."""
+    """A cursor. `next` is the token of the next page while a listing is under way, and `None` between listings.
+
+    `of`: the listing that the token is of.
+    """
 
     since_us: int | None = None
     next: Token | None = None
@@ -43,6 +46,7 @@ class Place:
     pages: int = 0
     token_mark: str = ""
     page_mark: str = ""
+    of: str = ""
 
     @property
     def is_under_way(self) -> bool:
