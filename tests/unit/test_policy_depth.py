@@ -38,5 +38,10 @@ def test_depth_shares_a_full_claims_records_among_the_lanes_that_there_are(room:
     assert depth_of(10, 100, room, lanes) == depth
 
 
+@pytest.mark.parametrize(("lanes", "depth"), [(500, 10), (1_000, 5), (2_000, 2), (6_000, 1)])
+def test_depth_of_many_lanes_never_comes_to_more_than_a_claim_may_cover(lanes: int, depth: int) -> None:
+    assert depth_of(10, 100, lanes, lanes) == depth
+
+
 def test_depth_where_no_longer_runs_are_wished_for_is_the_least() -> None:
     assert depth_of(1, 0, 50, 1) == 1

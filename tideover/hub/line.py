@@ -37,6 +37,7 @@ from tideover.staging.systems import Gate
 
 HAND_LANES = 2_000
 HAND_S = 0.25
+HELD_BYTES = 32 * 2**20  # from here on nothing more is claimed: records of a kilobyte never come near it
 UNSETTLED_LANES = 2 * BATCH  # one settlement is written and one gathers; what is beyond that is a jam
 SLOW_POLL_S = 0.25
 ASK_LANES = 5  # at a time, of a system that may be in trouble
@@ -71,6 +72,7 @@ class Line:
         self.lease_s = self._call_s + terms.lease_margin_s
         self._hand = Hand({name: priority_of(route) for name, route in terms.routes.items()})
         self._look_below: dict[str, int] = {}  # by route: what the hand holds when it is next worth asking for its room
+        self._held_bytes = 0  # of all that was claimed and is not settled
         self._asking = 0
         self._pace = Pace()
         self._run_length = RunLength()
@@ -98,6 +100,7 @@ class Line:
             self._terms.counts,
             self.note,
             group=self._terms.group,
+            on_written=self._let_go,
             on_settled=self._terms.stirred.set,
             pause_s=lambda: self._connector.pause_s,
         )
@@ -167,7 +170,7 @@ class Line:
         in the hand while the system was slow would go out in one go.
         """
         allowed = self._slots.allowed
-        if not (self._is_open and allowed):
+        if not (self._is_open and allowed) or self._held_bytes >= HELD_BYTES:
             return 0
         if self._is_rated:
             return max((allowed - self._slots.busy) * self._size(route) - len(self._hand), 0)
@@ -191,6 +194,9 @@ class Line:
     def add(self, route: str, leases: Sequence[Lease], claimed_at: float) -> None:
         """Take leases into the hand; back they go at once where the gate was shut meanwhile."""
         held = [self._hold(lease, claimed_at) for lease in leases]
+        for it in held:
+            it.size_bytes = sum([len(record.payload) for record in it.lease.records])
+            self._held_bytes += it.size_bytes
         if self._is_open and self._slots.allowed:
             self._hand.add(route, held)
             self._look_below.pop(route, None)
@@ -231,6 +237,9 @@ class Line:
 
     def _give_back(self, leases: Sequence[Held]) -> None:
         self._settler.put_all([Run(held) for held in leases])
+
+    def _let_go(self, runs: Sequence[Run]) -> None:
+        self._held_bytes -= sum([run.held.size_bytes for run in runs])
 
     def _size(self, route: str) -> int:
         """How many records one call carries now: a connector takes fewer while a system refuses whole batches."""

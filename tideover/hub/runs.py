@@ -40,6 +40,7 @@ class Held:
     deadline: float
     claimed_at: float
     is_probe: bool = False
+    size_bytes: int = 0  # what it counts for of what its line may hold
 
 
 class Call(NamedTuple):

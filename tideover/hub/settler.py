@@ -48,13 +48,15 @@ class Settler:
         on_gate: Callable[[Gate], None],
         *,
         group: str = "",
+        on_written: Callable[[Sequence[Run]], None] = lambda _: None,
         on_settled: Callable[[], None] = lambda: None,
         pause_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`on_settled` is called whenever a batch is written. `group`: the failover group of the delivery, if any.
+        """`on_written` gets the runs of a batch that is written; `on_settled` is called after each try. `group`: the
+        failover group of the delivery, if any.
         `pause_s`: for how long the system may not be called, by what its answers said of its quota."""
         self._pause_s = pause_s
-        self._group, self._on_settled = group, on_settled
+        self._group, self._on_written, self._on_settled = group, on_written, on_settled
         self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
         self._counts, self._on_gate = counts, on_gate
         self._runs: deque[Run] = deque()
@@ -158,6 +160,7 @@ class Settler:
                 return
 
     def _count(self, batch: Sequence[Run], settled: Settled) -> None:
+        self._on_written(batch)
         self._counts.delivered += settled.delivered
         self._counts.parked += settled.parked
         self._counts.refused += len(settled.refused)

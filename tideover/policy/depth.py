@@ -12,6 +12,7 @@ few lanes wait, short runs make these the larger part of the time. Three things 
 
 from __future__ import annotations
 
+MOST = 5_000  # records of one claim
 DEPTH = 10  # records of a lane under one lease, where there is room for all lanes that wait
 LONGEST = 100
 RUN_S = 1.0
@@ -39,5 +40,7 @@ class RunLength:
 
 def depth_of(depth: int, longest: int, room: int, lanes: int) -> int:
     """How many records of each lane to lease, where `lanes` of them were found and there was room for `room`, with
-    `depth` records each: more of each if they are fewer, but no more in all, and `longest` at most."""
-    return max(depth, min(longest, room * depth // max(lanes, 1)))
+    `depth` records each: more of each if they are fewer, but no more in all, and `longest` at most. Never more than
+    `MOST` in all, but one of each."""
+    lanes = max(lanes, 1)
+    return max(min(max(depth, min(longest, room * depth // lanes)), MOST // lanes), 1)

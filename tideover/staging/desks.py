@@ -79,6 +79,7 @@ class Head:
     avoid: str
     priority: int
     run: int = 0  # how many of its records may be leased
+    large_bytes: int = 0  # what those of them weigh that are not small
     records: list[LeasedRecord] = field(default_factory=list)
 
 

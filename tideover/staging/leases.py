@@ -11,21 +11,21 @@ looks on behind them, as far as `SCAN` lanes, and says where it stopped, so that
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from sqlalchemy import text
 
-from tideover.errors import CorruptPayload
-from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
+from tideover.model import PRIORITIES, SECOND_US, Lease, Order
 from tideover.policy.depth import depth_of
 from tideover.policy.settlement import Kind
+from tideover.staging import heads as reading
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
 from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
-from tideover.staging.sealing import Sealer, is_sealed
+from tideover.staging.sealing import Sealer
 
 SCAN = 2_000
 _END: Mark = (PRIORITIES[-1] + 1, 0, 0)
@@ -41,35 +41,55 @@ class Found:
     mark: Mark | None
 
 
+@dataclass(slots=True)
+class Haul:
+    """What a claim gives away so far. `given`: the lanes that are decided on. `spare_bytes`: for how much it may still
+    read of payloads that are not small."""
+
+    taken: list[Take] = field(default_factory=list)
+    deferred: list[Defer] = field(default_factory=list)
+    given: set[int] = field(default_factory=set)
+    spare_bytes: int = reading.MOST_BYTES
+
+    def decide(self, desk: Desk, heads: Sequence[Head]) -> None:
+        for head in heads:
+            decision = desk.decide(head)
+            if isinstance(decision, Take):
+                self.taken.append(decision)
+                self.given.add(head.id)
+                self.spare_bytes -= head.large_bytes
+                continue
+            head.records = []  # a look through a long backlog must not hold what it passes by
+            if isinstance(decision, Defer):
+                self.deferred.append(decision)
+                self.given.add(head.id)
+
+
 def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor | None = None) -> Found:
     """Leases on due lanes. A lane in doubt goes to the system it is pinned to, and only as far as it is in doubt;
     where its route reroutes, after `max_hold` also to another, with an entry in the reconciliation.
 
     `floor`: the route's, of this process; a new one looks at everything."""
-    taken: list[Take] = []
-    deferred: list[Defer] = []
-    mark: Mark | None = None
-    looked = 0
-    given: set[int] = set()
-    for heads, at in _windows(tx, wish, desk, given, floor or Floor()):
-        _read_heads(tx, wish, heads, sealer, depth_of(wish.depth, wish.longest, desk.room, len(heads)))
-        desk.prepare(tx, heads)
-        for head in heads:
-            decision = desk.decide(head)
-            if isinstance(decision, Take):
-                taken.append(decision)
-                given.add(head.id)
-            elif isinstance(decision, Defer):
-                deferred.append(decision)
-                given.add(head.id)
+    haul = Haul()
+    taken, mark, looked = haul.taken, None, 0
+    for heads, at in _windows(tx, wish, desk, haul.given, floor or Floor()):
+        depth = depth_of(wish.depth, wish.longest, desk.room, len(heads))
         looked += len(heads)
+        while heads:
+            readable, heads = reading.read(tx, wish.route, heads, sealer, depth, haul.spare_bytes)
+            if not readable:
+                break
+            desk.prepare(tx, readable)
+            haul.decide(desk, readable)
+        if haul.spare_bytes <= 0 or heads:
+            break  # the rest is for another claim, from the beginning
         if looked >= SCAN:
             mark = at if desk.room > 0 else None
             break
     _trace_expired(tx, wish, [take.head for take in taken])
     _reroute(tx, wish, taken)
     _take(tx, wish, taken)
-    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
+    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in haul.deferred))
     desk.close(tx)
     heads = [take.head for take in taken]
     misses = _misses(tx, heads) if wish.group is not None else {}
@@ -226,33 +246,6 @@ def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
     return heads
 
 
-def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer, depth: int) -> None:
-    by_lane = {head.id: head for head in heads}
-    for head in heads:
-        head.run = head.in_doubt or depth
-    spans = [(head.id, head.done_seq, head.done_seq + head.run) for head in heads]
-    columns = ("lanes", "froms", "tos")
-    # A cross join keeps SQLite from reading the records first and looking for their lanes.
-    rows = tx.conn.execute(
-        text(
-            "select r.lane, r.seq, r.id, r.key, r.staged_us, r.payload "
-            f"from {tx.dialect.numbers('w', columns)} cross join record r "
-            "where r.lane = w.lanes and r.seq > w.froms and r.seq <= w.tos order by r.lane, r.seq"
-        ),
-        tx.dialect.bound_numbers(columns, spans),
-    )
-    for lane, seq, identity, key, staged_us, stored in rows.all():
-        head = by_lane[lane]
-        payload, fault = stored, ""
-        if is_sealed(stored):
-            try:
-                payload = sealer.unseal(f"{wish.route}|{identity}", stored)
-            except CorruptPayload as error:
-                fault = str(error)
-        is_in_doubt = seq <= head.done_seq + head.in_doubt
-        head.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
-
-
 def _trace_expired(tx: Transaction, wish: Claim, heads: Sequence[Head]) -> None:
     """Put the unknown outcome of a lease that ran out into the records' traces."""
     columns = (
@@ -377,7 +370,7 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
         {"route": wish.route, "now": tx.now_us, "system": system, "n": lanes},
     )
     heads = [Head(*row) for row in rows]
-    _read_heads(tx, wish, heads, sealer, wish.depth)
+    heads, _ = reading.read(tx, wish.route, heads, sealer, wish.depth, reading.MOST_BYTES)
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)
