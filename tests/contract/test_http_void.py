@@ -86,7 +86,12 @@ async def test_void_when_ok_is_false_in_a_200_is_rejected() -> None:
 
 
 async def test_void_when_404_is_not_gone_is_rejected() -> None:
-    assert await voided(acts.reply(404), with_void(gone=[])) == Rejected("http_404", "http 404")
+    outcome = await voided(acts.reply(404, {"message": "never heard of it"}, JSON), with_void(gone=[]))
+    assert outcome == Rejected("http_404", "http 404: never heard of it")
+
+
+async def test_void_when_an_empty_404_is_not_gone_is_unknown() -> None:
+    assert isinstance(await voided(acts.reply(404), with_void(gone=[])), Unknown)
 
 
 async def test_void_whose_description_says_what_gone_is_takes_nothing_else_for_it() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tideover.config.rest import Bulk, ErrorRule, Operation, Rest
 from tideover.connectors.http.answer import Answer, Headers, Trouble
 from tideover.connectors.http.bulk import outcomes
-from tideover.connectors.http.classify import Meaning, classify, meaning_of
+from tideover.connectors.http.classify import Meaning, classify, is_own_word, meaning_of
 from tideover.connectors.http.scrub import MAX_DETAIL, Hidden, code_or, nothing, tidy, values
 from tideover.model import CREDENTIALS, Accepted, Outgoing, Rejected, Throttled, Unknown, Unsent
 
@@ -57,6 +57,7 @@ OPERATIONS = st.sampled_from(
         Operation(path="/", reference="id", code="to_string(@)", detail="to_string(@)"),
     ]
 )
+NOWHERE = (404, 405, 421, 426)
 RULES = st.lists(
     st.builds(
         ErrorRule,
@@ -87,16 +88,38 @@ def test_classify_believes_no_more_than_the_status_proves(
             assert 200 <= status <= 299
             assert trouble is None
         case Unsent(code):
-            assert status in (401, 403)
+            assert status in (401, 403, 407)
             assert code == CREDENTIALS
         case Throttled(delay):
             assert status in (429, 503)
             assert 0 < delay <= 3600
         case Rejected(code):
             assert 400 <= status <= 499 or (200 <= status <= 299 and operation.ok is not None)
+            assert status not in NOWHERE or is_own_word(answer(status, headers, body, trouble))
             assert 0 < len(code) <= 64
         case Unknown():
-            assert status < 400 or status in (408, 425) or status >= 500
+            assert status < 400 or status in (408, 425, *NOWHERE) or status >= 500
+
+
+@pytest.mark.parametrize("status", NOWHERE)
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [("text/html", b"<h1>Not Found</h1>"), ("application/json", b""), ("application/json", b'"no route"')],
+)
+def test_classify_takes_no_gateways_word_for_the_records_own_fault(status: int, content_type: str, body: bytes) -> None:
+    """A `path` that is not there, for a moment or since a change, is true of every record: none is to be parked."""
+    outcome = classify(answer(status, [("Content-Type", content_type)], body, None), meaning(Operation(path="/x")))
+    assert isinstance(outcome, Unknown)
+    assert outcome.code == "unreadable"
+
+
+@pytest.mark.parametrize("status", NOWHERE)
+def test_classify_takes_the_systems_own_word_for_the_records_fault(status: int) -> None:
+    body = b'{"message": "no such customer"}'
+    outcome = classify(
+        answer(status, [("Content-Type", "application/json")], body, None), meaning(Operation(path="/x"))
+    )
+    assert outcome == Rejected(f"http_{status}", f"http {status}: no such customer")
 
 
 @given(STATUSES, HEADERS, BODIES, TROUBLES, OPERATIONS, RULES)

@@ -9,11 +9,12 @@
 | 2xx otherwise; 1xx as a final answer | unknown: unreadable, oversize or timeout |
 | 3xx, to a call that changes nothing | unsent: redirects are never followed |
 | 3xx otherwise | unknown: many systems answer so once they *have* done it (RFC 9110 15.4) |
-| 401, 403 | unsent: credentials |
+| 401, 403, 407 | unsent: credentials |
 | 429; 503 with `Retry-After` | throttled |
 | 408, 425, 5xx | unknown: server_error |
 | other 4xx, to a void, among its `gone`, by the system's own word | accepted: there is nothing left to undo |
 | other 4xx, to a void, among its `gone`, otherwise | unknown: nobody knows who said so |
+| 404, 405, 421, 426 otherwise, to a call that may have an effect, not by the system's own word | unknown: likewise |
 | other 4xx | rejected; unsent if its code is one of `retry_codes`, or it was cut short and its body has to be seen |
 | no answer, and the request was certainly not written | unsent: refused, dns, tls, connect_timeout, pool |
 | no answer otherwise | unknown: timeout, reset, unreadable |
@@ -63,6 +64,8 @@ class Meaning:
 _USUAL = Operation(path="/")
 _REDIRECTS = ": it redirects, which is never followed; mend `base_url` in its block, or the `path` in its description"
 _NO_WORD = " without a word of the system's own is no proof that it is gone; say in `missing` what is"
+_NOWHERE = (404, 405, 421, 426)  # what a gateway answers that has nowhere to send a call to, or another way
+_NOBODY = " without a word of the system's own: as likely a gateway's, or of a `path` that is wrong in its description"
 _JSON_TYPE = re.compile(r"[ \t]*application/([a-z0-9.!#$&^_-]{1,100}\+)?json[ \t]*(;|$)", re.IGNORECASE)
 
 
@@ -179,7 +182,7 @@ def is_body_spare(answer: Answer, meaning: Meaning) -> bool:
 
 def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     status, detail = answer.status, _said(answer, meaning, hidden)
-    if status in (401, 403):
+    if status in (401, 403, 407):
         return Unsent(CREDENTIALS, detail)
     if status == 429 or (status == 503 and retry_after_s(answer.headers) is not None):
         said = delay_s(answer.headers, meaning.reset_headers)
@@ -189,6 +192,8 @@ def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     is_body_asked = bool(meaning.retry_codes) or any(_asks_body(rule, status) for rule in meaning.rules)
     if answer.trouble not in (None, "oversize") and is_body_asked:
         return Unsent("unreadable", f"http {status}, not whole")
+    if status in _NOWHERE and meaning.has_effect and status not in meaning.gone and not is_own_word(answer):
+        return Unknown("unreadable", f"{detail}{_NOBODY}")
     return _refusal(answer, meaning, hidden)
 
 
