@@ -425,3 +425,17 @@ async def test_lane_that_is_given_back_waits_a_second_at_most_while_claims_are_f
     await lanes.settle(report(first))
     lanes.ahead_us = SECOND_US
     assert contents(await lanes.claim(lanes=1)) == [0]
+
+
+async def test_trace_of_a_record_in_a_lane_that_began_anew_is_not_that_of_a_released_one(lanes: Lanes) -> None:
+    """A released record stays on the books; its lane goes with the retention, and begins at 1 when the key is back."""
+    lanes.order = Order.SKIP
+    await lanes.stage(("a", 1))
+    [lease] = await lanes.claim()
+    await lanes.settle(report(lease, Rejected("INVALID")))
+    [parked] = await lanes.parked()
+    await lanes.store.release([parked.id])
+    lanes.ahead_us += 10_000 * SECOND_US
+    await lanes.store.purge(ROUTE, 10 * SECOND_US)
+    await lanes.stage(("a", 2))
+    assert await lanes.states("a") == [(1, "waiting")]

@@ -286,7 +286,7 @@ def trace(tx: Transaction, routes: Sequence[str], key: str, limit: int = 200) ->
 
 
 def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
-    bound = {"lane": row.lane, "seq": row.seq}
+    bound = {"lane": row.lane, "seq": row.seq, "record": row.id}
     lane = tx.conn.execute(
         text("select route, done_seq, in_doubt, lease_until_us from lane where id = :lane"), bound
     ).one()
@@ -297,8 +297,14 @@ def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
         ),
         bound,
     ).all()
+    # By its id as well: a released record stays on the books when its lane is removed, and a lane that comes back begins
+    # at 1 again.
     parked = tx.conn.execute(
-        text("select closed_us, closing from parked where lane = :lane and seq = :seq order by id desc limit 1"), bound
+        text(
+            "select closed_us, closing from parked where lane = :lane and seq = :seq and record = :record "
+            "order by id desc limit 1"
+        ),
+        bound,
     ).one_or_none()
     is_delivered = any(a.outcome == "accepted" and a.kind != Kind.VOID for a in attempts)
     if parked is not None and not parked.closed_us:
