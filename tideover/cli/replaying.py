@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,7 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
         require_all(records, found)
         if not found:
             raise Refused("nothing that fits is parked; `tideover parked` lists what is")
+        selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more
         confirm(cli, f"Replay {amount(len(found), 'parked record')}?", yes=yes)
         with busy(f"replaying {amount(len(found), 'record')}"):
             done = await replaying.replay(rt, selection)

@@ -9,7 +9,7 @@ import orjson
 from tideover.errors import CorruptPayload, Refused
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord, Order
-from tideover.staging.parking import Parked, Selection
+from tideover.staging.parking import Parked, Selection, newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,11 @@ class Replayed:
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
     """Send parked records again, each under the idempotency key that it always had, so that replaying twice does one
-    thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits.
+    thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits. What
+    is parked while it runs, also by what it sent, is left to a person.
     """
     total = Replayed()
+    selection = await _as_it_is(rt, selection)
     latest = {name for name, route in rt.config.routes.items() if route.order is Order.LATEST}
     while batch := await rt.store.parked(selection):
         ready = [p.id for p in batch if not p.at_intake]
@@ -77,9 +79,18 @@ async def correct(rt: Runtime, record: str, corrected: JsonObject) -> None:
 
 
 async def release(rt: Runtime, selection: Selection) -> int:
-    """Let lanes go on without their parked heads. Returns how many records were let go; they stay on the books."""
+    """Let lanes go on without their parked heads. Returns how many records were let go; they stay on the books. What is
+    parked meanwhile is not among them: nobody has seen it."""
     count = 0
+    selection = await _as_it_is(rt, selection)
     while batch := await rt.store.parked(selection):
         count += await rt.store.release([p.id for p in batch])
         selection = replace(selection, after=batch[-1].id)
     return count
+
+
+async def _as_it_is(rt: Runtime, selection: Selection) -> Selection:
+    """The selection without what is parked from now on. One that ends at a record already stays as it is."""
+    if selection.until is not None:
+        return selection
+    return replace(selection, until=await rt.store.report(newest))

@@ -53,7 +53,8 @@ def _parked(row: Row[Any]) -> Parked:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which open parked records: all those that fit every field given. `after` pages through them by `id`."""
+    """Which open parked records: all those that fit every field given. `after` pages through them by `id`; `until`:
+    none that was parked after the one with that id."""
 
     route: str | None = None
     records: Sequence[str] = ()
@@ -61,6 +62,12 @@ class Selection:
     key: str | None = None
     after: int = 0
     limit: int = 500
+    until: int | None = None
+
+
+def newest(tx: Transaction) -> int:
+    """The id of what was parked last; 0 while nothing ever was."""
+    return int(tx.conn.execute(text("select coalesce(max(id), 0) from parked")).scalar_one())
 
 
 def find(tx: Transaction, selection: Selection) -> list[Parked]:
@@ -73,10 +80,14 @@ def _select(tx: Transaction, selection: Selection, lock: str = "") -> Sequence[R
     clauses = [f"{name} = :{name}" for name, value in wanted.items() if value is not None]
     if selection.records:
         clauses.append(f"record in ({', '.join(f':r{i}' for i in range(len(selection.records)))})")
+    if selection.until is not None:
+        clauses.append("id <= :until")
     where = " and ".join(["closed_us = 0", "id > :after", *clauses])
     statement = f"select {_COLUMNS} from parked where {where} order by id limit :n {lock}"
-    bound = {name: value for name, value in wanted.items() if value is not None}
+    bound: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     bound |= {f"r{i}": record for i, record in enumerate(selection.records)}
+    if selection.until is not None:
+        bound["until"] = selection.until
     return tx.conn.execute(text(statement), {**bound, "after": selection.after, "n": selection.limit}).all()
 
 
