@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -15,14 +16,20 @@ from tideover.staging.parking import Parked, Selection, newest
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """`still_broken`: records parked at intake that today's mapping still can't turn into anything, or that could not
-    even be tried; `why` tells of the last of those."""
+    even be tried. `left`: others that stay parked. `why` tells of the last of either."""
 
     replayed: int = 0
     still_broken: int = 0
     why: str = ""
+    left: int = 0
 
     def plus(self, other: Replayed) -> Replayed:
-        return Replayed(self.replayed + other.replayed, self.still_broken + other.still_broken, other.why or self.why)
+        return Replayed(
+            self.replayed + other.replayed,
+            self.still_broken + other.still_broken,
+            other.why or self.why,
+            self.left + other.left,
+        )
 
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
@@ -35,12 +42,28 @@ async def replay(rt: Runtime, selection: Selection) -> Replayed:
     latest = {name for name, route in rt.config.routes.items() if route.order is Order.LATEST}
     while batch := await rt.store.parked(selection):
         ready = [p.id for p in batch if not p.at_intake]
-        total = total.plus(Replayed(await rt.store.replay(ready, latest) if ready else 0))
+        if ready:
+            total = total.plus(Replayed(await rt.store.replay(ready, latest)))
+            total = total.plus(await _left(rt, ready, replace(selection, until=batch[-1].id)))
         for parked in batch:
             if parked.at_intake:
                 total = total.plus(await _remap(rt, parked))
         selection = replace(selection, after=batch[-1].id)
     return total
+
+
+async def _left(rt: Runtime, tried: Sequence[int], selection: Selection) -> Replayed:
+    """Those of a batch that are parked as they were."""
+    left = [parked for parked in await rt.store.parked(selection) if parked.id in tried]
+    return Replayed(left=len(left), why=await _why(rt, left[-1]) if left else "")
+
+
+async def _why(rt: Runtime, parked: Parked) -> str:
+    try:
+        await rt.store.parked_payload(parked.id)
+    except (Refused, CorruptPayload) as error:
+        return f"record {parked.record}: {error}"
+    return f"record {parked.record}: it may have been sent, and others wait before it"
 
 
 async def _remap(rt: Runtime, parked: Parked) -> Replayed:

@@ -16,13 +16,14 @@ from operator import attrgetter
 
 from sqlalchemy import text
 
-from tideover.errors import CorruptPayload
-from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
+from tideover.errors import CorruptPayload, MissingKey
+from tideover.model import PRIORITIES, SECOND_US, HubEvent, Lease, LeasedRecord, Order
 from tideover.policy.depth import depth_of
 from tideover.policy.settlement import Kind
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
+from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take, put_off
+from tideover.staging.events import announce, is_known
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer, is_sealed
@@ -35,10 +36,12 @@ _ASK_AMONG = 5_000  # a question to a system that is down looks for lanes in dou
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`mark`: where the looking stopped before the end; None when everything that is due was looked at."""
+    """`mark`: where the looking stopped before the end; None when everything that is due was looked at. `missing_key`:
+    one that something waits for, if nobody was told of it before."""
 
     leases: list[Lease]
     mark: Mark | None
+    missing_key: MissingKey | None = None
 
 
 def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor | None = None) -> Found:
@@ -50,9 +53,11 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
     deferred: list[Defer] = []
     mark: Mark | None = None
     looked = 0
+    news: MissingKey | None = None
     given: set[int] = set()
     for heads, at in _windows(tx, wish, desk, given, floor or Floor()):
-        _read_heads(tx, wish, heads, sealer, depth_of(wish.depth, wish.longest, desk.room, len(heads)))
+        depth = depth_of(wish.depth, wish.longest, desk.room, len(heads))
+        news = _read_heads(tx, wish, heads, sealer, depth) or news
         desk.prepare(tx, heads)
         for head in heads:
             decision = desk.decide(head)
@@ -69,10 +74,14 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
     _trace_expired(tx, wish, [take.head for take in taken])
     _reroute(tx, wish, taken)
     _take(tx, wish, taken)
-    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
+    _defer(tx, deferred)
     desk.close(tx)
     misses = _misses(tx, [take.head for take in taken]) if wish.group is not None else {}
-    return Found([_lease(tx, wish, take, misses) for take in taken], mark)
+    return Found([_lease(tx, wish, take, misses) for take in taken], mark, news)
+
+
+def _defer(tx: Transaction, deferred: Sequence[Defer]) -> None:
+    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
 
 
 def _windows(
@@ -224,7 +233,8 @@ def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
     return heads
 
 
-def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer, depth: int) -> None:
+def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer, depth: int) -> MissingKey | None:
+    """Give each lane the records that may be leased with it. Returns a missing key that nobody was told of yet."""
     by_lane = {head.id: head for head in heads}
     for head in heads:
         head.run = head.in_doubt or depth
@@ -239,16 +249,44 @@ def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sea
         ),
         tx.dialect.bound_numbers(columns, spans),
     )
+    missing: dict[str, MissingKey] = {}
     for lane, seq, identity, key, staged_us, stored in rows.all():
         head = by_lane[lane]
+        if head.missing_key is not None:
+            continue
         payload, fault = stored, ""
         if is_sealed(stored):
             try:
                 payload = sealer.unseal(f"{wish.route}|{identity}", stored)
             except CorruptPayload as error:
                 fault = str(error)
+            except MissingKey as error:
+                head.missing_key = missing[identity] = error
+                continue
         is_in_doubt = seq <= head.done_seq + head.in_doubt
         head.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
+    return _without_keys(tx, wish.route, heads, missing) if missing else None
+
+
+def _without_keys(
+    tx: Transaction, route: str, heads: Sequence[Head], missing: Mapping[str, MissingKey]
+) -> MissingKey | None:
+    """Keep back what can't be read for want of a key: that is not its record's fault, so it waits, and what stands
+    before it in its lane goes alone. A lane in doubt waits as a whole, as its doubt is settled as a whole.
+
+    Each key is told of once; returned is one that was told of now.
+    """
+    for head in heads:
+        if head.missing_key is not None:
+            head.records = [] if head.in_doubt else head.records
+            head.run = len(head.records)
+    told: dict[str, MissingKey] = {}
+    for record, error in missing.items():
+        event = HubEvent("tideover.record.unreadable", record, {"route": route, "encryption_key": error.key})
+        if error.key not in told and not is_known(tx, event):
+            announce(tx, event)
+            told[error.key] = error
+    return next(iter(told.values()), None)
 
 
 def _trace_expired(tx: Transaction, wish: Claim, heads: Sequence[Head]) -> None:
@@ -360,6 +398,8 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
     )
     heads = [Head(*row) for row in rows]
     _read_heads(tx, wish, heads, sealer, wish.depth)
+    _defer(tx, [put_off(head, tx.now_us) for head in heads if head.missing_key is not None])
+    heads = [head for head in heads if head.missing_key is None]
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from tideover.errors import CorruptPayload, Refused
+from tideover.errors import CorruptPayload, MissingKey, Refused
 from tideover.model import HubEvent, NewRecord, Order, content_hash, lane_id, record_id
 from tideover.policy.retry import EXPIRED
 from tideover.staging import schema, systems
@@ -312,7 +312,7 @@ def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
     before it: a lane's doubt is a count from its head."""
     try:
         payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
-    except CorruptPayload:
+    except (CorruptPayload, MissingKey):
         return False
     tx.dialect.insert(
         tx.conn,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tideover.errors import HubUnavailable
+from tideover.errors import HubUnavailable, MissingKey
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -73,6 +73,7 @@ class Store:
         self._sealer = sealer or Plain()
         self._spread = spread
         self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
+        self._readable: set[str] = set()  # the routes of which something was leased
         self._floors: defaultdict[str, Floor] = defaultdict(Floor)
 
     # --- schema ---------------------------------------------------------------------------------------------
@@ -102,7 +103,12 @@ class Store:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
     async def claim(self, wish: desks.Claim) -> Claimed:
-        """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause."""
+        """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause.
+
+        Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on what
+        needs that key waits, as one damaged row would, and the rest goes on.
+        """
+        missing: list[MissingKey] = []
 
         def work(tx: Transaction) -> Claimed:
             rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
@@ -111,9 +117,15 @@ class Store:
             found = leases.claim(tx, wish, desk, self._sealer, self._floors[wish.route])
             state = desk.state if isinstance(desk, desks.GroupDesk) else None
             used_up = quotas.shut(gates, desk.used_up, tx.now_us)
+            missing[:] = [found.missing_key] if found.missing_key is not None else []
             return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
 
-        return await self.database.write(work)
+        claimed = await self.database.write(work)
+        if claimed.leases:
+            self._readable.add(wish.route)
+        elif missing and wish.route not in self._readable:
+            raise missing[0]
+        return claimed
 
     async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
         """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
