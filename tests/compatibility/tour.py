@@ -341,7 +341,7 @@ async def _use_parked(guide: Guide) -> None:
         for row in await guide.parked(route):
             await store.parked_payload(row.id)
             if row.at_intake:
-                await store.restage(row.id, record(row.key), guide.order(route))
+                await store.remap(row.id, record(row.key), guide.order(route), is_named=True)
             else:
                 await store.replay([row.id], {"contacts"})
     await store.compact()

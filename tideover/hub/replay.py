@@ -10,13 +10,14 @@ import orjson
 from tideover.errors import CorruptPayload, Refused
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord, Order
-from tideover.staging.parking import Parked, Selection, newest
+from tideover.staging.parking import Parked, Remapped, Selection, newest
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """`still_broken`: records parked at intake that today's mapping still can't turn into anything, or that could not
-    even be tried. `left`: others that stay parked. `why` tells of the last of either."""
+    even be tried. `left`: others that stay parked, such as those that a newer version of their key has passed. `why`
+    tells of the last of either."""
 
     replayed: int = 0
     still_broken: int = 0
@@ -34,7 +35,8 @@ class Replayed:
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
     """Send parked records again, each under the idempotency key that it always had, so that replaying twice does one
-    thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits. What
+    thing. What was parked at intake is mapped anew; it would undo what came since, so it needs to be named then, and
+    under `latest` it is superseded. In batches: a bulk replay at a system that is down just waits. What
     is parked while it runs, also by what it sent, is left to a person.
     """
     total = Replayed()
@@ -47,7 +49,7 @@ async def replay(rt: Runtime, selection: Selection) -> Replayed:
             total = total.plus(await _left(rt, ready, replace(selection, until=batch[-1].id)))
         for parked in batch:
             if parked.at_intake:
-                total = total.plus(await _remap(rt, parked))
+                total = total.plus(await _remap(rt, parked, is_named=parked.record in selection.records))
         selection = replace(selection, after=batch[-1].id)
     return total
 
@@ -66,7 +68,7 @@ async def _why(rt: Runtime, parked: Parked) -> str:
     return f"record {parked.record}: it may have been sent, and others wait before it"
 
 
-async def _remap(rt: Runtime, parked: Parked) -> Replayed:
+async def _remap(rt: Runtime, parked: Parked, *, is_named: bool) -> Replayed:
     """Those behind one that can't be tried must not wait for it: its route may be gone, its payload altered."""
     try:
         mapper = rt.mapper(parked.route)
@@ -76,7 +78,11 @@ async def _remap(rt: Runtime, parked: Parked) -> Replayed:
     mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
     if isinstance(mapped, Broken):
         return Replayed(still_broken=1)
-    return Replayed(int(await rt.store.restage(parked.id, mapped, rt.route(parked.route).order)))
+    done = await rt.store.remap(parked.id, mapped, rt.route(parked.route).order, is_named=is_named)
+    if done is Remapped.PASSED:
+        why = f"record {parked.record}: a newer version of its key came since; name it to send it all the same"
+        return Replayed(left=1, why=why)
+    return Replayed(int(done is Remapped.STAGED))
 
 
 def _decoded(payload: bytes) -> JsonObject | None:

@@ -297,8 +297,8 @@ def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
         ),
         bound,
     ).all()
-    # By its id as well: a released record stays on the books when its lane is removed, and a lane that comes back begins
-    # at 1 again.
+    # By its id as well: a released record stays on the books when its lane is removed, and one that comes back
+    # begins at 1 again.
     parked = tx.conn.execute(
         text(
             "select closed_us, closing from parked where lane = :lane and seq = :seq and record = :record "

@@ -105,8 +105,8 @@ class Store:
     async def claim(self, wish: desks.Claim) -> Claimed:
         """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause.
 
-        Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on what
-        needs that key waits, as one damaged row would, and the rest goes on.
+        Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on
+        what needs that key waits, as one damaged row would, and the rest goes on.
         """
         missing: list[MissingKey] = []
 
@@ -294,8 +294,15 @@ class Store:
         return await self.database.write(lambda tx: parking.release(tx, ids))
 
     async def restage(self, row_id: int, corrected: NewRecord | None, order: Order = Order.BLOCK) -> bool:
-        """Replace a parked record by a new one; `order`: its route's."""
+        """Replace a parked record by what a person made of it; `order`: its route's."""
         return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer, order))
+
+    async def remap(self, row_id: int, mapped: NewRecord | None, order: Order, *, is_named: bool) -> parking.Remapped:
+        """Replace a record parked at intake by what today's mapping makes of it; `is_named`: a person asked for this
+        very one."""
+        return await self.database.write(
+            lambda tx: parking.remap(tx, row_id, mapped, self._sealer, order, is_named=is_named)
+        )
 
     async def has_storm(self, system: str) -> bool:
         """Whether `restore_storm` would put anything back."""
