@@ -6,6 +6,7 @@ moves when the tour says so, and waits are not spread.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,7 +76,8 @@ class Guide:
 
     def __init__(self, url: str) -> None:
         self.clock = Clock()
-        self.store = Store(open_database(url, self.clock), spread=lambda: 0.5)
+        pushes = itertools.count(1)
+        self.store = Store(open_database(url, self.clock), spread=lambda: 0.5, new_name=lambda: f"push-{next(pushes)}")
 
     async def stage(self, route: str, *keys: str, broken: Sequence[Broken] = (), cursor: str | None = None) -> None:
         """A key that comes again is a new version."""

@@ -149,6 +149,7 @@ ledger = Table(
     Column("delivered", BigInteger, nullable=False, server_default=text("0")),
     Column("parked", BigInteger, nullable=False, server_default=text("0")),
     Column("superseded", BigInteger, nullable=False, server_default=text("0")),
+    Column("push", Text),  # the call that staged it, so that its next try knows it again
 )
 
 Index("ledger_route", ledger.c.route)

@@ -7,7 +7,7 @@ written each time, so that a retry after a lost commit waits for the standby lik
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -19,7 +19,7 @@ from tideover.policy.settlement import LaneState
 from tideover.staging import schema
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
-from tideover.staging.ledger import Entry, enter
+from tideover.staging.ledger import Entry, enter, has_line
 from tideover.staging.sealing import Sealer
 
 
@@ -58,13 +58,31 @@ class Batch:
     seen_every_us: int = 86_400 * SECOND_US
 
 
-def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
-    """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`.
+@dataclass(slots=True)
+class Push:
+    """One call to stage, through all of its tries. `name`: no other call has it, in any process. `tries`: what each
+    did that may have been committed although nobody learnt of it, with its line in the ledger."""
+
+    name: str
+    tries: list[tuple[int, Staged]] = field(default_factory=list)
+
+    def committed(self, tx: Transaction) -> Staged | None:
+        """What a try did that was. The route's cursor is locked: so none is still about to be."""
+        return next((staged for line, staged in self.tries if has_line(tx, line, self.name)), None)
+
+
+def stage(tx: Transaction, batch: Batch, sealer: Sealer, push: Push | None = None) -> Staged:
+    """Stage a batch. Another try of the same `push` changes nothing more where one was committed, and says what that
+    one did. Another call with the same records finds each `unchanged` that its key's lane ends with; of several
+    versions of one key that is the last, so that the others are staged again.
 
     Raises `Overtaken`, and stages nothing, when the route's cursor moved after these records were read: by another
-    run, or by this very batch where its first try was committed and nobody learnt of it. Read on from the new cursor.
+    run, or by an earlier call with this very batch that was committed although nobody learnt of it. Read on from the
+    new cursor.
     """
     lock_cursor(tx, batch.route)
+    if push is not None and (done := push.committed(tx)) is not None:
+        return done
     if batch.move is not None:
         _move_cursor(tx, batch, batch.move)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
@@ -79,9 +97,12 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     staged = len(intake.placed)
     if staged:
         tx.dialect.notify(tx.conn, batch.route)
-    superseded = sum(intake.superseded.values())
-    enter(tx, batch.route, Entry(staged=staged + parked, parked=parked, superseded=superseded))
-    return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
+    entry = Entry(staged=staged + parked, parked=parked, superseded=sum(intake.superseded.values()))
+    line = enter(tx, batch.route, entry, push.name if push is not None else None)
+    done = Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
+    if push is not None and line is not None:
+        push.tries.append((line, done))
+    return done
 
 
 def _lock_lanes(tx: Transaction, batch: Batch, lanes: Collection[int]) -> dict[int, LaneTail]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from uuid import uuid4
 
 from tideover.errors import HubUnavailable, MissingKey
 from tideover.model import Lease, NewRecord, Order, Staged
@@ -67,11 +68,17 @@ class Store:
     """What the hub owes to whom. Safe to use from many tasks at once; one per process."""
 
     def __init__(
-        self, database: Database, sealer: Sealer | None = None, spread: Callable[[], float] = random.random
+        self,
+        database: Database,
+        sealer: Sealer | None = None,
+        spread: Callable[[], float] = random.random,
+        new_name: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
+        """`spread` gives random numbers in [0, 1), `new_name` names that nobody has, in any process."""
         self.database = database
         self._sealer = sealer or Plain()
         self._spread = spread
+        self._new_name = new_name
         self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
         self._readable: set[str] = set()  # the routes of which something was leased
         self._floors: defaultdict[str, Floor] = defaultdict(Floor)
@@ -90,7 +97,8 @@ class Store:
 
     async def stage(self, batch: staging.Batch) -> Staged:
         """Stage records and move the cursor, in one transaction; durable when this returns."""
-        staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
+        push = staging.Push(self._new_name())
+        staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))
         self.database.wakeups.wake(batch.route)
         return staged
 

@@ -157,6 +157,7 @@ def _create_books() -> None:
         _count("delivered"),
         _count("parked"),
         _count("superseded"),
+        sa.Column("push", sa.Text),
     )
     op.create_index("ledger_route", "ledger", ["route"])
     op.create_table(
