@@ -235,6 +235,8 @@ READINGS: tuple[Callable[..., Any], ...] = (
     lambda tx: reports.gates(tx, ["erp", "finance"]),
     lambda tx: reports.outages(tx, 10),
     lambda tx: reports.abandoned(tx, ["orders"]),
+    lambda tx: reports.waiting_side_by_side(tx, ["orders", "readings"]),
+    parking.newest,
     lambda tx: reports.trace(tx, list(ROUTES), "twice"),
     lambda tx: reports.trace(tx, list(ROUTES), "the id of no record"),
     lambda tx: pace.samples(tx, list(ROUTES)),
@@ -278,7 +280,7 @@ async def _look(store: Store) -> None:
         reconciliation.Selection(system=A, record="none"),
     ):
         await store.cases(selection)
-    await store.parked(parking.Selection(route="orders", code="422", key="refused", records=["none"]))
+    await store.parked(parking.Selection(route="orders", code="422", key="refused", records=["none"], until=9))
     store.on_staged(["orders"], lambda: None)()
 
 

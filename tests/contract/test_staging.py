@@ -682,9 +682,7 @@ class Flaky:
         monkeypatch.setattr(hub.store.database, "_run", lose)
 
 
-async def test_stage_whose_commit_nobody_learnt_of_is_not_done_again(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stage_whose_commit_nobody_learnt_of_is_not_done_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a cursor, too, and where a batch has several versions of a key: each but the last would look new."""
     flaky = Flaky(hub, monkeypatch)
     for lost in (1, 3):

@@ -78,7 +78,10 @@ async def _remap(rt: Runtime, parked: Parked, *, is_named: bool) -> Replayed:
     mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
     if isinstance(mapped, Broken):
         return Replayed(still_broken=1)
-    done = await rt.store.remap(parked.id, mapped, rt.route(parked.route).order, is_named=is_named)
+    try:
+        done = await rt.store.remap(parked.id, mapped, rt.route(parked.route).order, is_named=is_named)
+    except Refused as error:
+        return Replayed(left=1, why=f"record {parked.record}: {error}")
     if done is Remapped.PASSED:
         why = f"record {parked.record}: a newer version of its key came since; name it to send it all the same"
         return Replayed(left=1, why=why)

@@ -172,6 +172,26 @@ def abandoned(tx: Transaction, routes: Sequence[str]) -> dict[str, int]:
     return {route: count for route, count in found.items() if count}
 
 
+def waiting_side_by_side(tx: Transaction, routes: Sequence[str]) -> dict[str, int]:
+    """How many records wait on each of these routes in lanes of their own, since its order was `none`."""
+    found: dict[str, int] = {}
+    for route in routes:
+        had_own_lanes = tx.conn.execute(text("select own_lanes from cursor where route = :route"), {"route": route})
+        if not had_own_lanes.scalar():
+            continue
+        # Such a lane knows no content but by a replay; and any other has some while a record waits in it.
+        waiting = tx.conn.execute(
+            text(
+                f"select count(*) from lane {tx.dialect.in_table_order} "
+                "where route = :route and state = 1 and length(last_hash) = 0"
+            ),
+            {"route": route},
+        ).scalar_one()
+        if waiting:
+            found[route] = int(waiting)
+    return found
+
+
 @dataclass(slots=True)
 class _LaneSums:
     """What the lanes of one route add up to, as the audit goes through them."""

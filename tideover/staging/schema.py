@@ -162,6 +162,9 @@ cursor = Table(
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     _micros("moved_us"),
     _micros("complete_us"),  # when a listing was last read to its end
+    Column(
+        "own_lanes", SmallInteger, nullable=False, server_default=text("0")
+    ),  # 1: its records had some, under `none`
 )
 
 system = Table(

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from tideover.errors import Overtaken
+from tideover.errors import Overtaken, Refused
 from tideover.model import SECOND_US, Broken, HubEvent, NewRecord, Order, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
@@ -76,11 +76,12 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer, push: Push | None = Non
     one did. Another call with the same records finds each `unchanged` that its key's lane ends with; of several
     versions of one key that is the last, so that the others are staged again.
 
+    Raises `Refused`, and stages nothing, when records of a key would pass older ones that were staged under `none`.
     Raises `Overtaken`, and stages nothing, when the route's cursor moved after these records were read: by another
     run, or by an earlier call with this very batch that was committed although nobody learnt of it. Read on from the
     new cursor.
     """
-    lock_cursor(tx, batch.route)
+    had_own_lanes = lock_cursor(tx, batch.route, batch.order)
     if push is not None and (done := push.committed(tx)) is not None:
         return done
     if batch.move is not None:
@@ -88,6 +89,8 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer, push: Push | None = Non
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
     tails = _lock_lanes(tx, batch, {lane for lane, _ in keyed})
     intake = _place(tx, keyed, tails)
+    if had_own_lanes and batch.order is not Order.NONE:
+        _refuse_to_pass(tx, batch.route, intake)
     _write_records(tx, batch.route, intake, sealer)
     _make_own_lanes(tx, batch.route, intake)
     _make_lanes(tx, batch.route, intake, {lane: record.key for lane, record in keyed})
@@ -157,6 +160,26 @@ def _place(tx: Transaction, keyed: Sequence[tuple[int, NewRecord]], tails: Mappi
         if not clashing:
             return intake
         taken |= clashing
+
+
+def _refuse_to_pass(tx: Transaction, route: str, intake: Intake) -> None:
+    """A key's lane knows nothing of the records that have lanes of their own since the route's order was `none`: what
+    comes now would be sent beside them."""
+    lanes = sorted(lane for lane, tail in intake.tails.items() if not tail.is_new)
+    waiting = tx.conn.execute(
+        text(
+            # A cross join keeps SQLite from looking through all lanes for those that are near enough.
+            f"select count(*) from lane l cross join lane own where l.id {tx.dialect.in_list('ids')} "
+            "and own.id > l.id and own.id <= l.id + l.last_seq "
+            "and own.route = l.route and own.key = l.key and own.state = 1"
+        ),
+        {"ids": tx.dialect.array(lanes)},
+    ).scalar_one()
+    if waiting:
+        raise Refused(
+            f"route {route}: newer versions would pass {waiting} records that wait since its order was `none`; nothing "
+            "is staged until they are delivered, or the order is `none` again"
+        )
 
 
 def _existing(tx: Transaction, lanes: Sequence[int]) -> set[int]:
@@ -266,13 +289,18 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
     return len(rows)
 
 
-def lock_cursor(tx: Transaction, route: str) -> None:
+def lock_cursor(tx: Transaction, route: str, order: Order = Order.BLOCK) -> bool:
     """One stages at a time, and holds this before any lane. A batch without a move writes the row as well: see the
-    module's text."""
-    tx.conn.execute(
-        text("insert into cursor (route, cursor) values (:route, '') on conflict (route) do update set route = :route"),
+    module's text. True where records of the route have, or once had, lanes of their own."""
+    own_lanes, written = (1, "own_lanes = 1") if order is Order.NONE else (0, "route = :route")
+    row = tx.conn.execute(
+        text(
+            f"insert into cursor (route, cursor, own_lanes) values (:route, '', {own_lanes}) "
+            f"on conflict (route) do update set {written} returning own_lanes"
+        ),
         {"route": route},
     )
+    return bool(row.scalar_one())
 
 
 def _move_cursor(tx: Transaction, batch: Batch, move: CursorMove) -> None:
