@@ -16,7 +16,8 @@ from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import ledger, reports, systems, upkeep
 from tideover.staging.database import open_database
 from tideover.staging.desks import Claim
-from tideover.staging.parking import Remapped, Selection
+from tideover.staging.parking import Selection
+from tideover.staging.restaging import Remapped
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store

@@ -10,7 +10,8 @@ import orjson
 from tideover.errors import CorruptPayload, Refused
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord, Order
-from tideover.staging.parking import Parked, Remapped, Selection, newest
+from tideover.staging.parking import Parked, Selection, newest
+from tideover.staging.restaging import Remapped
 
 
 @dataclass(frozen=True, slots=True)

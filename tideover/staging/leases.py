@@ -17,15 +17,15 @@ from operator import attrgetter
 from sqlalchemy import text
 
 from tideover.errors import CorruptPayload, MissingKey
-from tideover.model import PRIORITIES, SECOND_US, HubEvent, Lease, LeasedRecord, Order
+from tideover.model import PRIORITIES, SECOND_US, Lease, LeasedRecord, Order
 from tideover.policy.depth import depth_of
 from tideover.policy.settlement import Kind
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
 from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take, put_off
-from tideover.staging.events import announce, is_known
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
+from tideover.staging.missing import hold_back
 from tideover.staging.sealing import Sealer, is_sealed
 
 SCAN = 2_000
@@ -37,7 +37,7 @@ _ASK_AMONG = 5_000  # a question to a system that is down looks for lanes in dou
 @dataclass(frozen=True, slots=True)
 class Found:
     """`mark`: where the looking stopped before the end; None when everything that is due was looked at. `missing_key`:
-    one that something waits for, if nobody was told of it before."""
+    one that all waits for that was looked at together, if nobody was told of it before."""
 
     leases: list[Lease]
     mark: Mark | None
@@ -234,7 +234,8 @@ def _superseded(tx: Transaction, wish: Claim, heads: list[Head]) -> list[Head]:
 
 
 def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sealer, depth: int) -> MissingKey | None:
-    """Give each lane the records that may be leased with it. Returns a missing key that nobody was told of yet."""
+    """Give each lane the records that may be leased with it. Returns a key that is missing for all of them, if nobody
+    was told of it yet."""
     by_lane = {head.id: head for head in heads}
     for head in heads:
         head.run = head.in_doubt or depth
@@ -265,28 +266,7 @@ def _read_heads(tx: Transaction, wish: Claim, heads: Sequence[Head], sealer: Sea
                 continue
         is_in_doubt = seq <= head.done_seq + head.in_doubt
         head.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
-    return _without_keys(tx, wish.route, heads, missing) if missing else None
-
-
-def _without_keys(
-    tx: Transaction, route: str, heads: Sequence[Head], missing: Mapping[str, MissingKey]
-) -> MissingKey | None:
-    """Keep back what can't be read for want of a key: that is not its record's fault, so it waits, and what stands
-    before it in its lane goes alone. A lane in doubt waits as a whole, as its doubt is settled as a whole.
-
-    Each key is told of once; returned is one that was told of now.
-    """
-    for head in heads:
-        if head.missing_key is not None:
-            head.records = [] if head.in_doubt else head.records
-            head.run = len(head.records)
-    told: dict[str, MissingKey] = {}
-    for record, error in missing.items():
-        event = HubEvent("tideover.record.unreadable", record, {"route": route, "encryption_key": error.key})
-        if error.key not in told and not is_known(tx, event):
-            announce(tx, event)
-            told[error.key] = error
-    return next(iter(told.values()), None)
+    return hold_back(tx, wish.route, heads, missing) if missing else None
 
 
 def _trace_expired(tx: Transaction, wish: Claim, heads: Sequence[Head]) -> None:

@@ -177,8 +177,8 @@ def _refuse_to_pass(tx: Transaction, route: str, intake: Intake) -> None:
     ).scalar_one()
     if waiting:
         raise Refused(
-            f"route {route}: newer versions would pass {waiting} records that wait since its order was `none`; nothing "
-            "is staged until they are delivered, or the order is `none` again"
+            f"route {route}: newer versions would pass what waits of their keys since its order was `none` "
+            f"({waiting}); nothing is staged until that is delivered, or the order is `none` again"
         )
 
 

@@ -33,6 +33,7 @@ from tideover.staging import (
     quotas,
     reconciliation,
     reports,
+    restaging,
     shares,
     systems,
     upkeep,
@@ -303,13 +304,13 @@ class Store:
 
     async def restage(self, row_id: int, corrected: NewRecord | None, order: Order = Order.BLOCK) -> bool:
         """Replace a parked record by what a person made of it; `order`: its route's."""
-        return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer, order))
+        return await self.database.write(lambda tx: restaging.restage(tx, row_id, corrected, self._sealer, order))
 
-    async def remap(self, row_id: int, mapped: NewRecord | None, order: Order, *, is_named: bool) -> parking.Remapped:
+    async def remap(self, row_id: int, mapped: NewRecord | None, order: Order, *, is_named: bool) -> restaging.Remapped:
         """Replace a record parked at intake by what today's mapping makes of it; `is_named`: a person asked for this
         very one."""
         return await self.database.write(
-            lambda tx: parking.remap(tx, row_id, mapped, self._sealer, order, is_named=is_named)
+            lambda tx: restaging.remap(tx, row_id, mapped, self._sealer, order, is_named=is_named)
         )
 
     async def has_storm(self, system: str) -> bool:
