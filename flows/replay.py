@@ -18,6 +18,8 @@ async def replay(
 ) -> State[dict[str, int]]:
     """Put parked records back to waiting, each under the idempotency key it always had: replaying twice does one thing.
 
+    What was parked at intake, and a newer version of its key has passed, is sent only where its id is given.
+
     Args:
         route: Only this route's records.
         records: Only records with these ids.
@@ -30,7 +32,10 @@ async def replay(
         replayed = await replay_parked(route, records or [], code)
         await publish(rt)
     message = f"{replayed.replayed} replayed, {replayed.still_broken} still broken"
+    message += f", {replayed.left} left alone" if replayed.left else ""
     message += f" ({replayed.why})" if replayed.why else ""
     logger().info(message)
-    data = {"replayed": replayed.replayed, "still_broken": replayed.still_broken}
-    return Completed(name="Parked" if replayed.still_broken else "Completed", message=message, data=data)
+    data = {"replayed": replayed.replayed, "still_broken": replayed.still_broken, "left": replayed.left}
+    return Completed(
+        name="Parked" if replayed.still_broken or replayed.left else "Completed", message=message, data=data
+    )

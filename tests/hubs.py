@@ -15,7 +15,12 @@ from tideover.staging.sealing import Sealer
 from tideover.staging.store import Store
 
 
-def hub_config(*, systems: Mapping[str, Any] | None = None, routes: Mapping[str, Any] | None = None) -> Hub:
+def hub_config(
+    *,
+    systems: Mapping[str, Any] | None = None,
+    routes: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Any] | None = None,
+) -> Hub:
     """One route `orders` from `crm` to `erp`; what is given goes over it."""
     operation = {"path": "/things", "idempotency_header": "Idempotency-Key", "lookup": {"path": "/things/{key}"}}
     target = {
@@ -34,7 +39,8 @@ def hub_config(*, systems: Mapping[str, Any] | None = None, routes: Mapping[str,
     names = {"crm", "erp", *(systems or {})}
     merged = {name: {**target, **(systems or {}).get(name, {})} for name in names}
     all_routes = {name: {**route, **given} for name, given in (routes or {"orders": {}}).items()}
-    return Hub.model_validate_json(json.dumps({"name": "test", "systems": merged, "routes": all_routes}))
+    whole = {"name": "test", "systems": merged, "routes": all_routes, "groups": dict(groups or {})}
+    return Hub.model_validate_json(json.dumps(whole))
 
 
 @asynccontextmanager

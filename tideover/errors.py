@@ -12,6 +12,7 @@
     ├── CorruptPayload         a stored payload is not what it was  -> the record is parked, others flow
     ├── MappingError           a mapping can't turn a record        -> the record is parked at intake
     └── Refused                an operator's request makes no sense -> the text says why
+        └── MissingKey         a stored payload needs another key   -> put the key back; the record waits
 
 What happens to a *delivery* is no exception but an outcome (`tideover.model`). No message carries a payload or
 a secret: only names, ids, sizes and codes.
@@ -125,3 +126,12 @@ class Refused(TideoverError):
     """An operator asked for something that makes no sense now; the text says why and what would."""
 
     exit_code = 6
+
+
+class MissingKey(Refused):
+    """A stored payload was sealed with a key that is not among the hub's, called `key`; empty where it has none at all.
+    Its record waits for the key."""
+
+    def __init__(self, key: str, what: str) -> None:
+        self.key = key
+        super().__init__(what)

@@ -6,6 +6,7 @@ moves when the tour says so, and waits are not spread.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,7 +76,8 @@ class Guide:
 
     def __init__(self, url: str) -> None:
         self.clock = Clock()
-        self.store = Store(open_database(url, self.clock), spread=lambda: 0.5)
+        pushes = itertools.count(1)
+        self.store = Store(open_database(url, self.clock), spread=lambda: 0.5, new_name=lambda: f"push-{next(pushes)}")
 
     async def stage(self, route: str, *keys: str, broken: Sequence[Broken] = (), cursor: str | None = None) -> None:
         """A key that comes again is a new version."""
@@ -233,6 +235,8 @@ READINGS: tuple[Callable[..., Any], ...] = (
     lambda tx: reports.gates(tx, ["erp", "finance"]),
     lambda tx: reports.outages(tx, 10),
     lambda tx: reports.abandoned(tx, ["orders"]),
+    lambda tx: reports.waiting_side_by_side(tx, ["orders", "readings"]),
+    parking.newest,
     lambda tx: reports.trace(tx, list(ROUTES), "twice"),
     lambda tx: reports.trace(tx, list(ROUTES), "the id of no record"),
     lambda tx: pace.samples(tx, list(ROUTES)),
@@ -276,7 +280,7 @@ async def _look(store: Store) -> None:
         reconciliation.Selection(system=A, record="none"),
     ):
         await store.cases(selection)
-    await store.parked(parking.Selection(route="orders", code="422", key="refused", records=["none"]))
+    await store.parked(parking.Selection(route="orders", code="422", key="refused", records=["none"], until=9))
     store.on_staged(["orders"], lambda: None)()
 
 
@@ -341,7 +345,7 @@ async def _use_parked(guide: Guide) -> None:
         for row in await guide.parked(route):
             await store.parked_payload(row.id)
             if row.at_intake:
-                await store.restage(row.id, record(row.key), guide.order(route))
+                await store.remap(row.id, record(row.key), guide.order(route), is_named=True)
             else:
                 await store.replay([row.id], {"contacts"})
     await store.compact()

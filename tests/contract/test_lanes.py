@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.databases import sql
+from tideover.errors import Refused
 from tideover.model import SECOND_US, Accepted, Lease, NewRecord, Order, Outcome, Rejected, Staged, Unknown, lane_id
 from tideover.policy.breaker import BreakerRule, State
 from tideover.policy.retry import RetryRule
@@ -307,16 +308,44 @@ async def test_none_puts_what_comes_behind_what_waits_from_before(lanes: Lanes) 
     assert (await lanes.audit()).waiting == 2
 
 
-async def test_order_after_none_goes_on_in_the_keys_lane(lanes: Lanes) -> None:
+@pytest.mark.parametrize("order", [Order.BLOCK, Order.SKIP, Order.LATEST])
+async def test_order_after_none_passes_nothing_that_waits_and_goes_on_in_the_keys_lane(
+    lanes: Lanes, order: Order
+) -> None:
+    lanes.order = Order.NONE
+    await lanes.stage(("a", 1), ("a", 2), ("b", 1))
+    lanes.order = order  # the route's order was changed
+    assert (await lanes.stage(("a", 2), ("c", 1))).unchanged == 1
+    leases = {str(contents([lease])[0]): lease for lease in await lanes.claim() if lease.records[0].key == "a"}
+    for outcome in (Accepted(), Unknown("server_error")):  # while the second is under a lease, and in doubt
+        with pytest.raises(Refused, match=f"route {ROUTE}"):
+            await lanes.stage(("b", 2), ("a", 3))
+        lease = leases.pop(min(leases))
+        await lanes.settle(report(lease, outcome, doubt=int(isinstance(outcome, Unknown))))
+    with pytest.raises(Refused, match=f"route {ROUTE}"):
+        await lanes.stage(("a", 3))
+    lanes.ahead_us += 120 * SECOND_US
+    await lanes.deliver()
+    await lanes.stage(("a", 2), ("a", 3), ("a", 4), ("b", 2))
+    leases = {lease.records[0].key: lease for lease in await lanes.claim()}
+    assert contents([leases["a"]]) == ([4] if order is Order.LATEST else [3, 4])
+    assert leases["a"].lane == lane_id(ROUTE, "a")
+    await lanes.settle(*(report(lease, *[Accepted()] * len(lease.records)) for lease in leases.values()))
+    audit = await lanes.audit()
+    assert (audit.accepted, audit.waiting) == (7, 0)
+
+
+async def test_order_after_none_is_told_by_what_waits_of_it(lanes: Lanes) -> None:
+    async def waiting() -> dict[str, int]:
+        return await lanes.store.report(lambda tx: reports.waiting_side_by_side(tx, [ROUTE, "another"]))
+
+    await lanes.stage(("b", 1))
+    assert await waiting() == {}
     lanes.order = Order.NONE
     await lanes.stage(("a", 1), ("a", 2))
-    lanes.order = Order.BLOCK
-    assert (await lanes.stage(("a", 2), ("a", 3), ("a", 4))).unchanged == 1
-    leases = await lanes.claim()
-    assert sorted(len(lease.records) for lease in leases) == [1, 1, 2]
-    assert [contents([lease]) for lease in leases if lease.lane == lane_id(ROUTE, "a")] == [[3, 4]]
-    await lanes.settle(*(report(lease, *[Accepted()] * len(lease.records)) for lease in leases))
-    assert (await lanes.audit()).delivered == 4
+    assert await waiting() == {ROUTE: 2}
+    await lanes.deliver()
+    assert await waiting() == {}
 
 
 # --- long runs ----------------------------------------------------------------------------------------------
@@ -425,3 +454,17 @@ async def test_lane_that_is_given_back_waits_a_second_at_most_while_claims_are_f
     await lanes.settle(report(first))
     lanes.ahead_us = SECOND_US
     assert contents(await lanes.claim(lanes=1)) == [0]
+
+
+async def test_trace_of_a_record_in_a_lane_that_began_anew_is_not_that_of_a_released_one(lanes: Lanes) -> None:
+    """A released record stays on the books; its lane goes with the retention, and begins at 1 when the key is back."""
+    lanes.order = Order.SKIP
+    await lanes.stage(("a", 1))
+    [lease] = await lanes.claim()
+    await lanes.settle(report(lease, Rejected("INVALID")))
+    [parked] = await lanes.parked()
+    await lanes.store.release([parked.id])
+    lanes.ahead_us += 10_000 * SECOND_US
+    await lanes.store.purge(ROUTE, 10 * SECOND_US)
+    await lanes.stage(("a", 2))
+    assert await lanes.states("a") == [(1, "waiting")]

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import orjson
@@ -25,6 +26,7 @@ from tideover.model import (
     Order,
     Outcome,
     Rejected,
+    Staged,
     Throttled,
     Unknown,
     Unsent,
@@ -33,6 +35,7 @@ from tideover.policy.breaker import BreakerRule, Result, State
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import reports
+from tideover.staging import stage as staging
 from tideover.staging.database import open_database
 from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
@@ -660,3 +663,79 @@ async def test_restage_beside_staging_never_deadlocks(postgres: Postgres) -> Non
         await store.close()
     name = url.partition("?")[0].rpartition("/")[2]
     assert await sql(url, f"select deadlocks from pg_stat_database where datname = '{name}'") == [(0,)]
+
+
+class Flaky:
+    """A database of which some answers to a commit are lost: the connection is reset once it is done."""
+
+    def __init__(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lost = 0
+        run = hub.store.database._run  # type: ignore[attr-defined]
+
+        async def lose(*given: Any) -> Any:
+            done = await run(*given)
+            if self.lost:
+                self.lost -= 1
+                raise ConnectionResetError("the answer is lost")
+            return done
+
+        monkeypatch.setattr(hub.store.database, "_run", lose)
+
+
+async def test_stage_whose_commit_nobody_learnt_of_is_not_done_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a cursor, too, and where a batch has several versions of a key: each but the last would look new."""
+    flaky = Flaky(hub, monkeypatch)
+    for lost in (1, 3):
+        flaky.lost = lost
+        assert await hub.stage(("k", f"A{lost}"), ("k", f"B{lost}"), ("k", f"B{lost}")) == Staged(2, 1)
+    [lease] = await hub.claim()
+    assert [record.payload for record in lease.records] == [b'"A1"', b'"B1"', b'"A3"', b'"B3"']
+    assert (await hub.audit()).accepted == 4
+
+
+async def test_stage_with_a_cursor_whose_commit_nobody_learnt_of_is_no_overtaking(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = CursorMove(await hub.store.cursor("orders"), "page-2", True)
+    Flaky(hub, monkeypatch).lost = 1
+    assert await hub.store.stage(Batch("orders", "crm", [NewRecord("k", b"1")], move=move)) == Staged(1)
+    assert (await hub.store.cursor("orders")).text == "page-2"
+
+
+async def test_stage_is_known_again_although_the_ledger_was_compacted_meanwhile(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = hub.store.database._run, 0  # type: ignore[attr-defined]
+
+    async def lose(*given: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        done = await run(*given)
+        if tries == 1:
+            await hub.store.compact()
+            raise ConnectionResetError("the answer is lost")
+        return done
+
+    await hub.stage(("other", 1))
+    monkeypatch.setattr(hub.store.database, "_run", lose)
+    assert await hub.stage(("k", "A"), ("k", "B")) == Staged(2)
+    assert (await hub.audit()).accepted == 3
+    hub.clock.move(600)
+    assert await hub.store.compact() > 0
+
+
+async def test_stage_that_was_rolled_back_is_done_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, tries = staging.stage, 0
+
+    def fail_at_first(*given: Any) -> Staged:
+        nonlocal tries
+        tries += 1
+        done = stage(*given)
+        if tries == 1:
+            raise ConnectionResetError("before the commit")
+        return done
+
+    monkeypatch.setattr(staging, "stage", fail_at_first)
+    assert await hub.stage(("k", "A"), ("k", "B")) == Staged(2)
+    assert tries == 2
+    assert (await hub.audit()).accepted == 2

@@ -9,13 +9,15 @@ import orjson
 import pytest
 
 from tests.databases import sql
-from tideover.model import SECOND_US, Accepted, Lease, NewRecord, Order, Outcome, Rejected, Unknown, Unsent
+from tideover.model import SECOND_US, Accepted, Broken, Lease, NewRecord, Order, Outcome, Rejected, Unknown, Unsent
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import ledger, reports, systems, upkeep
 from tideover.staging.database import open_database
 from tideover.staging.desks import Claim
+from tideover.staging.parking import Selection
+from tideover.staging.restaging import Remapped
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
@@ -102,6 +104,23 @@ async def test_purge_in_many_pieces_removes_one_routes_old_rows_and_says_how_far
     assert {row[0] for row in await hub.rows("attempt", "distinct route")} == {OTHER}
     assert await hub.rows("record", "count(*)") == [(50,)]
     assert [(a.difference, a.faults) for a in await hub.store.audit([ROUTE])] == [(0, ()), (0, ())]
+
+
+async def test_purge_keeps_the_version_that_shows_what_a_parked_one_was_passed_by(hub: Hub) -> None:
+    """Else a replay of what was parked at intake would undo it, however long ago it was delivered."""
+    await hub.store.stage(Batch(ROUTE, "crm", [], [Broken("k", b"{}", "mapping", "")]))
+    for version in (1, 2):
+        hub.move(1)
+        await hub.stage(("k", version))
+        await hub.deliver()
+    hub.move(10_000)
+    await hub.store.purge(ROUTE, 50 * SECOND_US)
+    assert await hub.rows("record", "seq") == [(2,)]
+    [parked] = await hub.store.parked(Selection())
+    mapped = NewRecord("k", b"0")
+    assert await hub.store.remap(parked.id, mapped, Order.SKIP, is_named=False) is Remapped.PASSED
+    assert await hub.store.remap(parked.id, mapped, Order.SKIP, is_named=True) is Remapped.STAGED
+    assert await hub.store.remap(parked.id, mapped, Order.SKIP, is_named=True) is Remapped.GONE
 
 
 @pytest.mark.usefixtures("small_pieces")

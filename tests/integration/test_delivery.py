@@ -439,6 +439,26 @@ async def test_f51_lost_payload_key_stops_the_delivery_and_parks_nothing(databas
         assert (audit.parked, audit.waiting) == (0, 1)
 
 
+async def test_f51_lost_payload_key_holds_up_no_record_that_another_key_opens(database_url: str, clock: Clock) -> None:
+    erp = FakeSystem()
+    fakes = {"crm": FakeSystem(), "erp": erp}
+    first, second = {"k1": bytes(32)}, {"k2": bytes(32)}
+    async with running(hub_config(), database_url, fakes, clock=clock, sealer=Sealed("k1", first)) as rt:
+        await stage(rt, "old")
+    async with running(hub_config(), database_url, fakes, clock=clock, sealer=Sealed("k2", second)) as rt:
+        with pytest.raises(Refused, match="k1"):
+            await deliver(rt)
+        await stage(rt, "new")
+        assert (await deliver(rt)).ending == Ending.WAITING
+        assert erp.keys_in_order() == ["new"]
+        [told] = [it.event for it in await rt.store.recent_events() if it.event.name == "tideover.record.unreadable"]
+        assert told.detail == {"route": "orders", "encryption_key": "k1"}
+    clock.ahead_us += 61 * SECOND_US
+    async with running(hub_config(), database_url, fakes, clock=clock, sealer=Sealed("k2", first | second)) as rt:
+        assert (await deliver(rt)).ending == Ending.DRAINED
+        assert erp.keys_in_order() == ["new", "old"]
+
+
 async def test_system_without_probe_is_restored_by_the_last_record_that_waited(rt: Runtime, erp: FakeSystem) -> None:
     erp.answer = lambda _: Unknown(HUNG)
     await stage(rt, "only")

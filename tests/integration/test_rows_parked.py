@@ -213,6 +213,23 @@ async def test_f62_system_that_is_taken_out_with_a_backlog_is_refused_by_deploy_
         assert holds(twins, "erp") == (5, 0)
 
 
+async def test_order_that_is_changed_while_records_wait_side_by_side_is_refused_by_deploy(
+    tmp_path: Path, database_url: str, twins: TwinHost, secrets: TwinSecrets
+) -> None:
+    async with twin_hub(tmp_path, database_url, secrets, {"orders": {**ORDERS, "order": "none"}}) as rt:
+        await twins.seed("orders", 5)
+        await read(rt)
+        assert await overview.side_by_side(rt) == {}
+    async with twin_hub(tmp_path, database_url, secrets, {"orders": {**ORDERS, "order": "block"}}) as rt:
+        assert await overview.side_by_side(rt) == {"orders": 5}
+        home = tmp_path / "prefect"
+        refused = await asyncio.to_thread(tideover, "--hub", tmp_path / "hub.yaml", "deploy", prefect_home=home)
+        assert refused.code != 0
+        assert "orders (5)" in refused.err
+        await deliver_until(rt, all_delivered(rt, 5))
+        assert await overview.side_by_side(rt) == {}
+
+
 async def test_f27_key_past_its_horizon_without_a_look_up_is_held_for_a_person(database_url: str) -> None:
     ahead_us = 0
     erp = FakeSystem(honours_keys=False, loses_answer=True)

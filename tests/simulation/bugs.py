@@ -54,8 +54,8 @@ BUGS = (
         _edit(
             Store.stage,
             (
-                "staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))",
-                "asyncio.ensure_future(self.database.write(lambda tx: staging.stage(tx, batch, self._sealer)))\n"
+                "staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))",
+                "asyncio.ensure_future(self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push)))\n"
                 "    staged = Staged(len(batch.records), 0, 0)",
             ),
         ),

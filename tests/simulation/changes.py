@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUDIT_EVERY = 25  # transactions
 WAITING, HELD = 1, 2
 CLAIMS = ("claim", "claim_probe", "claim_doubted")
-PEOPLE = ("replay", "release", "restore_storm", "restage")
+PEOPLE = ("replay", "release", "restore_storm", "restage", "remap")
 REASONS = {
     Reason.HUNG: "hung",
     Reason.CREDENTIALS: "credentials",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import orjson
@@ -95,6 +96,7 @@ async def release(cli: Cli, records: RecordsArgument, yes: YesOption = False) ->
     async with open_hub(cli.hub_file) as rt:
         found = await matching(rt, selection)
         require_all(records, found)
+        selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more
         question = f"Release {amount(len(found), 'record')}, never to be delivered by the hub?"
         confirm(cli, question, yes=yes)
         count = await replay.release(rt, selection)

@@ -59,7 +59,7 @@ async def deploy(
     """Make Prefect's work pool, deployments, schedules and automations equal to the hub's file.
 
     What a person changed in Prefect's UI is kept, and said so. Doing it again changes nothing. A route that still has
-    records waiting can't be taken out: nobody would deliver them.
+    records waiting can't be taken out: nobody would deliver them. One whose order is `none` keeps it while any wait.
 
     JSON: dry_run, changes [kind, name, what, fields].
     """
@@ -68,8 +68,7 @@ async def deploy(
     hub = load_hub(cli.hub_file)
     need_prefect(cli)
     project = find_project(cli.hub_file)
-    if not abandon:
-        await _refuse_abandoning(cli.hub_file)
+    await _refuse_stranding(cli.hub_file, may_abandon=abandon)
     with busy("asking Prefect"):
         converge = load(project, "deployments.converge").converge
         changes = await converge(hub, cli.hub_file, project, overwrite=overwrite, dry_run=dry_run)
@@ -86,13 +85,15 @@ async def deploy(
         cli.note(("kept", "yellow"), ": a person changed these; --overwrite sets them back")
 
 
-async def _refuse_abandoning(hub_file: Path) -> None:
+async def _refuse_stranding(hub_file: Path, *, may_abandon: bool) -> None:
+    """Refuse a file under which records that wait would never be delivered, or in no order."""
     from tideover.bootstrap import open_hub
-    from tideover.hub.overview import abandoned
+    from tideover.hub.overview import abandoned, side_by_side
 
     try:
         async with open_hub(hub_file) as rt:
-            waiting = await abandoned(rt)
+            waiting = {} if may_abandon else await abandoned(rt)
+            unordered = await side_by_side(rt)
     except SchemaMismatch:
         return  # a new database: nothing waits
     if waiting:
@@ -100,6 +101,12 @@ async def _refuse_abandoning(hub_file: Path) -> None:
         raise Refused(
             f"records wait that this file would never deliver: {told}; put their routes and targets back until they "
             "are drained, or say --abandon"
+        )
+    if unordered:
+        told = ", ".join(f"{route} ({count})" for route, count in unordered.items())
+        raise Refused(
+            f"records wait that were staged under `order: none`, side by side: {told}; newer versions could not be put "
+            "behind them, so leave the order as it is until they are delivered"
         )
 
 

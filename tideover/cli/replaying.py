@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,10 @@ async def replay(
     What was parked at intake is mapped anew. With --payload, a corrected record takes the parked one's place, under a
     key of its own. Delivery is the next run's: this only puts them back into their lanes.
 
-    JSON: replayed, still_broken (records that today's mapping can't turn into anything either).
+    What was parked at intake, and a newer version of its key has passed, is sent only where its id is given.
+
+    JSON: replayed, still_broken (records that today's mapping can't turn into anything either), left (others that stay
+    parked).
     """
     if payload is not None:
         await _correct(cli, records or [], payload)
@@ -63,15 +67,18 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
         require_all(records, found)
         if not found:
             raise Refused("nothing that fits is parked; `tideover parked` lists what is")
+        selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more
         confirm(cli, f"Replay {amount(len(found), 'parked record')}?", yes=yes)
         with busy(f"replaying {amount(len(found), 'record')}"):
             done = await replaying.replay(rt, selection)
     if cli.as_json:
-        cli.write_json({"replayed": done.replayed, "still_broken": done.still_broken})
+        cli.write_json({"replayed": done.replayed, "still_broken": done.still_broken, "left": done.left})
         return
     console().print(line((f"{amount(done.replayed, 'record waits', 'records wait')} to be delivered again", "green")))
     if done.still_broken:
         cli.note((f"{amount(done.still_broken, 'record')} can still not be mapped, and stay parked", "yellow"))
+    if done.left:
+        cli.note((f"{amount(done.left, 'record was', 'records were')} left alone, and stay parked", "yellow"))
     if done.why:
         cli.note((done.why, "yellow"))
 
@@ -86,7 +93,7 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
     async with open_hub(cli.hub_file) as rt:
         await correct(rt, records[0], corrected)
     if cli.as_json:
-        cli.write_json({"replayed": 1, "still_broken": 0})
+        cli.write_json({"replayed": 1, "still_broken": 0, "left": 0})
     else:
         console().print(line((f"the corrected record waits in place of {records[0]}", "green")))
 

@@ -11,7 +11,7 @@ from tideover.hub.forecasting import TargetForecast
 from tideover.hub.routing import group_rule
 from tideover.hub.runtime import Runtime
 from tideover.hub.standing import GroupView
-from tideover.model import SECOND_US
+from tideover.model import SECOND_US, Order
 from tideover.policy.breaker import State
 from tideover.staging import reports, systems
 from tideover.staging.database import Transaction
@@ -171,6 +171,13 @@ async def abandoned(rt: Runtime) -> dict[str, int]:
         if pinned:
             left[name] = pinned
     return left
+
+
+async def side_by_side(rt: Runtime) -> dict[str, int]:
+    """Routes whose order was `none` and is no longer, while records wait of which nobody knows the order: newer
+    versions of their keys can't be staged until these are delivered. With the number of them."""
+    ordered = [name for name, route in rt.config.routes.items() if route.order is not Order.NONE]
+    return await rt.store.report(lambda tx: reports.waiting_side_by_side(tx, ordered))
 
 
 async def trace(rt: Runtime, key: str, route: str | None = None) -> list[TracedRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -9,39 +10,66 @@ import orjson
 from tideover.errors import CorruptPayload, Refused
 from tideover.hub.runtime import Runtime
 from tideover.model import Broken, JsonObject, NewRecord, Order
-from tideover.staging.parking import Parked, Selection
+from tideover.staging.parking import Parked, Selection, newest
+from tideover.staging.restaging import Remapped
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """`still_broken`: records parked at intake that today's mapping still can't turn into anything, or that could not
-    even be tried; `why` tells of the last of those."""
+    even be tried. `left`: others that stay parked, such as those that a newer version of their key has passed. `why`
+    tells of the last of either."""
 
     replayed: int = 0
     still_broken: int = 0
     why: str = ""
+    left: int = 0
 
     def plus(self, other: Replayed) -> Replayed:
-        return Replayed(self.replayed + other.replayed, self.still_broken + other.still_broken, other.why or self.why)
+        return Replayed(
+            self.replayed + other.replayed,
+            self.still_broken + other.still_broken,
+            other.why or self.why,
+            self.left + other.left,
+        )
 
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
     """Send parked records again, each under the idempotency key that it always had, so that replaying twice does one
-    thing. What was parked at intake is mapped anew. In batches: a bulk replay at a system that is down just waits.
+    thing. What was parked at intake is mapped anew; it would undo what came since, so it needs to be named then, and
+    under `latest` it is superseded. In batches: a bulk replay at a system that is down just waits. What
+    is parked while it runs, also by what it sent, is left to a person.
     """
     total = Replayed()
+    selection = await _as_it_is(rt, selection)
     latest = {name for name, route in rt.config.routes.items() if route.order is Order.LATEST}
     while batch := await rt.store.parked(selection):
         ready = [p.id for p in batch if not p.at_intake]
-        total = total.plus(Replayed(await rt.store.replay(ready, latest) if ready else 0))
+        if ready:
+            total = total.plus(Replayed(await rt.store.replay(ready, latest)))
+            total = total.plus(await _left(rt, ready, replace(selection, until=batch[-1].id)))
         for parked in batch:
             if parked.at_intake:
-                total = total.plus(await _remap(rt, parked))
+                total = total.plus(await _remap(rt, parked, is_named=parked.record in selection.records))
         selection = replace(selection, after=batch[-1].id)
     return total
 
 
-async def _remap(rt: Runtime, parked: Parked) -> Replayed:
+async def _left(rt: Runtime, tried: Sequence[int], selection: Selection) -> Replayed:
+    """Those of a batch that are parked as they were."""
+    left = [parked for parked in await rt.store.parked(selection) if parked.id in tried]
+    return Replayed(left=len(left), why=await _why(rt, left[-1]) if left else "")
+
+
+async def _why(rt: Runtime, parked: Parked) -> str:
+    try:
+        await rt.store.parked_payload(parked.id)
+    except (Refused, CorruptPayload) as error:
+        return f"record {parked.record}: {error}"
+    return f"record {parked.record}: it may have been sent, and others wait before it"
+
+
+async def _remap(rt: Runtime, parked: Parked, *, is_named: bool) -> Replayed:
     """Those behind one that can't be tried must not wait for it: its route may be gone, its payload altered."""
     try:
         mapper = rt.mapper(parked.route)
@@ -51,7 +79,14 @@ async def _remap(rt: Runtime, parked: Parked) -> Replayed:
     mapped = mapper.map(source) if source is not None else Broken(parked.key, b"", parked.code, parked.detail)
     if isinstance(mapped, Broken):
         return Replayed(still_broken=1)
-    return Replayed(int(await rt.store.restage(parked.id, mapped, rt.route(parked.route).order)))
+    try:
+        done = await rt.store.remap(parked.id, mapped, rt.route(parked.route).order, is_named=is_named)
+    except Refused as error:
+        return Replayed(left=1, why=f"record {parked.record}: {error}")
+    if done is Remapped.PASSED:
+        why = f"record {parked.record}: a newer version of its key came since; name it to send it all the same"
+        return Replayed(left=1, why=why)
+    return Replayed(int(done is Remapped.STAGED))
 
 
 def _decoded(payload: bytes) -> JsonObject | None:
@@ -77,9 +112,18 @@ async def correct(rt: Runtime, record: str, corrected: JsonObject) -> None:
 
 
 async def release(rt: Runtime, selection: Selection) -> int:
-    """Let lanes go on without their parked heads. Returns how many records were let go; they stay on the books."""
+    """Let lanes go on without their parked heads. Returns how many records were let go; they stay on the books. What is
+    parked meanwhile is not among them: nobody has seen it."""
     count = 0
+    selection = await _as_it_is(rt, selection)
     while batch := await rt.store.parked(selection):
         count += await rt.store.release([p.id for p in batch])
         selection = replace(selection, after=batch[-1].id)
     return count
+
+
+async def _as_it_is(rt: Runtime, selection: Selection) -> Selection:
+    """The selection without what is parked from now on. One that ends at a record already stays as it is."""
+    if selection.until is not None:
+        return selection
+    return replace(selection, until=await rt.store.report(newest))

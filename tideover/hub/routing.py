@@ -9,7 +9,7 @@ import orjson
 
 from tideover.config.evaluation import Evaluate, evaluator
 from tideover.config.models import Group, Hub, Provider
-from tideover.errors import MappingError
+from tideover.errors import CorruptPayload, MappingError
 from tideover.hub.mapping import encode, transform_of
 from tideover.model import Resolve
 from tideover.policy.failover import FailbackRule, GroupRule
@@ -54,13 +54,17 @@ def group_wish(hub: Hub, route_name: str) -> GroupWish | None:
 
 def eligibility(group: Group) -> Eligible | None:
     """Which providers take a record; None where all of them take all. A condition that can't be evaluated for a record,
-    such as a comparison of a text with a number, is not met by it."""
+    such as a comparison of a text with a number, is not met by it; what is no JSON at all is corrupt."""
     conditions = [(p.system, evaluator(p.when) if p.when is not None else None) for p in group.providers]
     if all(condition is None for _, condition in conditions):
         return None
 
     def eligible(payload: bytes) -> Sequence[str]:
-        record = orjson.loads(payload)
+        try:
+            record = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            # Without its text, which may quote the record.
+            raise CorruptPayload("what is stored is no JSON: it was altered") from None
         return [system for system, condition in conditions if condition is None or _is_met(condition, record)]
 
     return eligible

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
+from tideover.errors import CorruptPayload, MissingKey
 from tideover.model import SECOND_US, LeasedRecord, Order
 from tideover.policy.choice import Send, Wait, Want, choose, draw_of
 from tideover.policy.failover import GroupRule, canary_began, may_have_canary
@@ -23,7 +24,8 @@ NOBODY = "no_provider"  # the code under which a record is parked that no provid
 _RECHECK_MIN_S, _RECHECK_MAX_S = 2.0, 60.0
 
 Mark = tuple[int, int, int]  # priority, due_us and id of a lane: a place in the order of a route's waiting lanes
-Eligible = Callable[[bytes], Sequence[str]]  # the providers that take a record, by its payload, in order of preference
+# The providers that take a record, by its payload, in order of preference. Raises `CorruptPayload` where it is no JSON.
+Eligible = Callable[[bytes], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Head:
     run: int = 0  # how many of its records may be leased
     large_bytes: int = 0  # what those of them weigh that are not small
     records: list[LeasedRecord] = field(default_factory=list)
+    missing_key: MissingKey | None = None  # what a record needs that can't be leased, so that none from it on can
 
 
 class Take(NamedTuple):
@@ -150,6 +153,19 @@ class Desk(Protocol):
         ...
 
 
+def eligible_at(head: Head, at: int, eligible: Eligible | None) -> Sequence[str] | None:
+    """The providers that may have one of a lane's records; None where all may: also one that can't be sent, and is only
+    handed out to be parked. That it can't be read may show only here."""
+    record = head.records[at]
+    if eligible is None or record.fault:
+        return None
+    try:
+        return eligible(record.payload)
+    except CorruptPayload as error:
+        head.records[at] = record._replace(fault=str(error))
+        return None
+
+
 class RoomyDesk:
     """What the desks of ordinary claims have in common: they give away what their systems have room for."""
 
@@ -196,8 +212,8 @@ class SingleDesk(RoomyDesk):
         is_live = self._rooms.is_live(head.due_us)
         if not self._rooms.lanes(self._system, is_live=is_live):
             return Skip()
-        if not head.records:  # they are gone, as the audit says: taken and given back, it would be due again at once
-            return Defer(head, self._now_us + int(_RECHECK_MAX_S * SECOND_US))
+        if not head.records:  # taken and given back, it would be due again at once
+            return put_off(head, self._now_us)
         depth = self._rooms.records(self._system, min(head.run, head.last_seq - head.done_seq), is_live=is_live)
         depth = head.in_doubt or depth
         self._rooms.take(self._system, depth)
@@ -205,6 +221,11 @@ class SingleDesk(RoomyDesk):
 
     def close(self, tx: Transaction) -> None:
         self._rooms.close(tx)
+
+
+def put_off(head: Head, now_us: int) -> Defer:
+    """Of a lane whose head can't be had: its key is missing, or it is gone, as the audit says."""
+    return Defer(head, now_us + int(_RECHECK_MAX_S * SECOND_US))
 
 
 class ProbeDesk:
@@ -247,8 +268,8 @@ class ProbeDesk:
         first = head.records[0]
         if self._system in self._shunned.get((head.id, first.id), ()):
             return False
-        eligible = self._wish.eligible if self._wish is not None else None
-        return eligible is None or bool(first.fault) or self._system in eligible(first.payload)
+        eligible = eligible_at(head, 0, self._wish.eligible if self._wish is not None else None)
+        return eligible is None or self._system in eligible
 
     def close(self, tx: Transaction) -> None:
         pass
@@ -291,11 +312,13 @@ class GroupDesk(RoomyDesk):
         self._shunned = reconciliation.shunned(tx, [head.id for head in heads])
 
     def decide(self, head: Head) -> Decision:
+        if head.missing_key is not None and not head.records:
+            return put_off(head, self._now_us)
         if head.in_doubt and head.system in self._open:
             return self._taken(head, Send(head.system), head.in_doubt)
         if not head.records:
             return Skip()  # its records are gone: the audit says so
-        eligible = self._eligible(head.records[0])
+        eligible = self._eligible(head, 0)
         if not eligible:
             return self._for_nobody(head)
         choice = choose(self.state, self._rule, self._health, self._want(head, eligible), self._now_us)
@@ -314,10 +337,9 @@ class GroupDesk(RoomyDesk):
             patience_us = self._now_us + int(self._wish.max_pause_s * SECOND_US)
         return Want(eligible, draw_of(first.id), shunned, head.avoid, patience_us)
 
-    def _eligible(self, record: LeasedRecord) -> Sequence[str]:
-        if self._wish.eligible is None or record.fault:
-            return self._rule.providers
-        return self._wish.eligible(record.payload)
+    def _eligible(self, head: Head, at: int) -> Sequence[str]:
+        eligible = eligible_at(head, at, self._wish.eligible)
+        return self._rule.providers if eligible is None else eligible
 
     def _taken(self, head: Head, choice: Send, depth: int) -> Decision:
         name, is_live = choice.system, self._rooms.is_live(head.due_us)
@@ -336,10 +358,10 @@ class GroupDesk(RoomyDesk):
         """How many records from the head on may go to the same provider under one lease."""
         if choice.is_canary:
             return 1
-        for count, record in enumerate(head.records[1:], start=1):
-            is_shunned = choice.system in self._shunned.get((head.id, record.id), ())
-            if is_shunned or choice.system not in self._eligible(record):
-                return count
+        for at in range(1, len(head.records)):
+            is_shunned = choice.system in self._shunned.get((head.id, head.records[at].id), ())
+            if is_shunned or choice.system not in self._eligible(head, at):
+                return at
         return len(head.records)
 
     def _for_nobody(self, head: Head) -> Decision:

@@ -18,6 +18,8 @@ from tideover.staging.database import Transaction
 
 _IDENTITIES = UUID("5d2c7d60-5f1e-4a52-9d3b-6f6a1f0c8e11")  # any, the same in every release
 
+_NEWEST = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -46,6 +48,18 @@ def announce(tx: Transaction, event: HubEvent) -> None:
             "now": tx.now_us,
         },
     )
+
+
+def is_known(tx: Transaction, event: HubEvent) -> bool:
+    """Whether the same is said of something already, among the newest events."""
+    found = tx.conn.execute(
+        text(
+            f"select 1 from (select name, detail from event order by id desc limit {_NEWEST}) as newest "
+            "where name = :name and detail = :detail limit 1"
+        ),
+        {"name": event.name, "detail": orjson.dumps(dict(event.detail)).decode()},
+    )
+    return found.scalar() is not None
 
 
 def unannounced(tx: Transaction, limit: int) -> list[Recorded]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
-from tideover.errors import CorruptPayload
+from tideover.errors import CorruptPayload, MissingKey
 from tideover.model import LeasedRecord
 from tideover.staging.database import Transaction
 from tideover.staging.desks import Head
+from tideover.staging.missing import hold_back
 from tideover.staging.sealing import Sealer, is_sealed
 
 MOST_BYTES = 32 * 2**20  # of payloads that are not small, in one claim; a single lane in doubt may have more
@@ -24,21 +25,29 @@ SMALL_BYTES = 16 * 2**10  # there are no more than `depth.MOST` records in a cla
 Place = tuple[int, int]  # a record's lane and seq
 
 
-def read(
-    tx: Transaction, route: str, heads: Sequence[Head], sealer: Sealer, depth: int, spare_bytes: int
-) -> tuple[list[Head], list[Head]]:
-    """The records that may be leased with each head, as far as there is room for what they weigh: the heads that were
-    read, and those that were not. The first is always read while nothing else was."""
+class Reading(NamedTuple):
+    """`left`: the heads that were not read. `missing_key`: one that none of those read can do without, if nobody was
+    told of it yet."""
+
+    read: list[Head]
+    left: list[Head]
+    missing_key: MissingKey | None
+
+
+def read(tx: Transaction, route: str, heads: Sequence[Head], sealer: Sealer, depth: int, spare_bytes: int) -> Reading:
+    """Give each head the records that may be leased with it, as far as there is room for what they weigh. The first is
+    read in any case while nothing else was."""
     for head in heads:
         head.run = head.in_doubt or depth
     rows = _records(tx, [(head.id, head.done_seq, head.done_seq + head.run) for head in heads])
     large = [(lane, seq) for lane, seq, *_, stored in rows if stored is None]
-    read, left = (heads, []) if not large else _that_fit(tx, heads, large, spare_bytes)
+    read, left = _that_fit(tx, heads, large, spare_bytes) if large else (list(heads), [])
     payloads = _payloads(tx, read, large) if large else {}
     by_lane = {head.id: head for head in read}
+    missing: dict[str, MissingKey] = {}
     for lane, seq, identity, key, staged_us, stored in rows:
         found = by_lane.get(lane)
-        if found is None or seq > found.done_seq + found.run:
+        if found is None or seq > found.done_seq + found.run or found.missing_key is not None:
             continue
         if stored is None:
             stored = payloads[lane, seq]
@@ -48,9 +57,12 @@ def read(
                 payload = sealer.unseal(f"{route}|{identity}", stored)
             except CorruptPayload as error:
                 fault = str(error)
+            except MissingKey as error:
+                found.missing_key = missing[identity] = error
+                continue
         is_in_doubt = seq <= found.done_seq + found.in_doubt
         found.records.append(LeasedRecord(identity, seq, key, payload, staged_us, is_in_doubt, fault))
-    return list(read), left
+    return Reading(read, left, hold_back(tx, route, read, missing) if missing else None)
 
 
 def _records(tx: Transaction, spans: Sequence[tuple[int, int, int]]) -> Sequence[Any]:

@@ -16,13 +16,14 @@ from operator import attrgetter
 
 from sqlalchemy import text
 
+from tideover.errors import MissingKey
 from tideover.model import PRIORITIES, SECOND_US, Lease, Order
 from tideover.policy.depth import depth_of
 from tideover.policy.settlement import Kind
 from tideover.staging import heads as reading
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take
+from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take, put_off
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
@@ -35,10 +36,12 @@ _ASK_AMONG = 5_000  # a question to a system that is down looks for lanes in dou
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`mark`: where the looking stopped before the end; None when everything that is due was looked at."""
+    """`mark`: where the looking stopped before the end; None when everything that is due was looked at. `missing_key`:
+    one that all waits for that was looked at together, if nobody was told of it before."""
 
     leases: list[Lease]
     mark: Mark | None
+    missing_key: MissingKey | None = None
 
 
 @dataclass(slots=True)
@@ -72,15 +75,17 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
     `floor`: the route's, of this process; a new one looks at everything."""
     haul = Haul()
     taken, mark, looked = haul.taken, None, 0
+    news: MissingKey | None = None
     for heads, at in _windows(tx, wish, desk, haul.given, floor or Floor()):
         depth = depth_of(wish.depth, wish.longest, desk.room, len(heads))
         looked += len(heads)
         while heads:
-            readable, heads = reading.read(tx, wish.route, heads, sealer, depth, haul.spare_bytes)
-            if not readable:
+            found = reading.read(tx, wish.route, heads, sealer, depth, haul.spare_bytes)
+            heads, news = found.left, found.missing_key or news
+            if not found.read:
                 break
-            desk.prepare(tx, readable)
-            haul.decide(desk, readable)
+            desk.prepare(tx, found.read)
+            haul.decide(desk, found.read)
         if haul.spare_bytes <= 0 or heads:
             break  # the rest is for another claim, from the beginning
         if looked >= SCAN:
@@ -89,12 +94,16 @@ def claim(tx: Transaction, wish: Claim, desk: Desk, sealer: Sealer, floor: Floor
     _trace_expired(tx, wish, [take.head for take in taken])
     _reroute(tx, wish, taken)
     _take(tx, wish, taken)
-    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in haul.deferred))
+    _defer(tx, haul.deferred)
     desk.close(tx)
     heads = [take.head for take in taken]
     misses = _misses(tx, heads) if wish.group is not None else {}
     corrected = _corrected(tx, heads)
-    return Found([_lease(tx, wish, take, misses, corrected) for take in taken], mark)
+    return Found([_lease(tx, wish, take, misses, corrected) for take in taken], mark, news)
+
+
+def _defer(tx: Transaction, deferred: Sequence[Defer]) -> None:
+    tx.dialect.update(tx.conn, schema.lane, ("id", "due_us"), sorted((d.head.id, d.until_us) for d in deferred))
 
 
 def _windows(
@@ -370,7 +379,9 @@ def claim_doubted(tx: Transaction, wish: Claim, system: str, lanes: int, sealer:
         {"route": wish.route, "now": tx.now_us, "system": system, "n": lanes},
     )
     heads = [Head(*row) for row in rows]
-    heads, _ = reading.read(tx, wish.route, heads, sealer, wish.depth, reading.MOST_BYTES)
+    heads = reading.read(tx, wish.route, heads, sealer, wish.depth, reading.MOST_BYTES).read
+    _defer(tx, [put_off(head, tx.now_us) for head in heads if head.missing_key is not None])
+    heads = [head for head in heads if head.missing_key is None]
     taken = [Take(head, system, head.in_doubt) for head in heads]
     _trace_expired(tx, wish, heads)
     _take(tx, wish, taken)

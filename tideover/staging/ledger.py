@@ -21,14 +21,14 @@ class Entry:
     superseded: int = 0
 
 
-def enter(tx: Transaction, route: str, entry: Entry) -> None:
-    """Add a line, unless it would say nothing."""
+def enter(tx: Transaction, route: str, entry: Entry, push: str | None = None) -> int | None:
+    """Add a line, unless it would say nothing, under the name of the call that staged it. Returns its number."""
     if not (entry.staged or entry.delivered or entry.parked or entry.superseded):
-        return
-    tx.conn.execute(
+        return None
+    line = tx.conn.execute(
         text(
-            "insert into ledger (route, at_us, staged, delivered, parked, superseded) "
-            "values (:route, :now, :staged, :delivered, :parked, :superseded)"
+            "insert into ledger (route, at_us, staged, delivered, parked, superseded, push) "
+            "values (:route, :now, :staged, :delivered, :parked, :superseded, :push) returning id"
         ),
         {
             "route": route,
@@ -37,8 +37,16 @@ def enter(tx: Transaction, route: str, entry: Entry) -> None:
             "delivered": entry.delivered,
             "parked": entry.parked,
             "superseded": entry.superseded,
+            "push": push,
         },
     )
+    return int(line.scalar_one())
+
+
+def has_line(tx: Transaction, line: int, push: str) -> bool:
+    """Whether a line was committed, and is the one that this call added; also of the last minutes only."""
+    found = tx.conn.execute(text("select 1 from ledger where id = :id and push = :push"), {"id": line, "push": push})
+    return found.scalar() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +64,28 @@ def last_line(tx: Transaction) -> int:
 
 def compact(tx: Transaction, after: int, last: int) -> Compacted:
     """Sum the lines of each route, a piece of them after one line and up to a `last` one: those of the last minutes by
-    the second and those of the last hour by the minute, as the pace is read from them, and all older ones into one.
+    the second and those of the last hour by the minute, as the pace is read from them, and all older ones into one. A
+    line of the last minutes by which a call may have to be known again stays.
 
     On PostgreSQL in one statement: what is summed is then exactly what is removed, also beside another compaction.
     """
-    page = "select id from ledger where id > :after and id <= :last order by id limit :n"
-    end, count = tx.conn.execute(
-        text(f"select max(id), count(*) from ({page}) as page"), {"after": after, "last": last, "n": _PIECE}
+    page = "select id, at_us, push from ledger where id > :after and id <= :last order by id limit :n"
+    recent_us = tx.now_us - _RECENT_US
+    end, count, kept = tx.conn.execute(
+        text(f"select max(id), count(*), sum(case when {_SUMMABLE} then 0 else 1 end) from ({page}) as page"),
+        {"after": after, "last": last, "n": _PIECE, "recent": recent_us},
     ).one()
     if not count:
         return Compacted(0, None)
-    bound = {"after": after, "last": end, "recent": tx.now_us - _RECENT_US, "hour": tx.now_us - _HOUR_US}
+    bound = {"after": after, "last": end, "recent": recent_us, "hour": tx.now_us - _HOUR_US}
+    lines = f"ledger where id > :after and id <= :last and {_SUMMABLE}"
     if tx.dialect.name == "postgresql":
-        gone = "with gone as (delete from ledger where id > :after and id <= :last returning *)"
+        gone = f"with gone as (delete from {lines} returning *)"
         summed = tx.conn.execute(text(f"{gone} {_SUMMED.format(source='gone')}"), bound).rowcount
     else:
-        source = "ledger where id > :after and id <= :last"
-        summed = tx.conn.execute(text(_SUMMED.format(source=source)), bound).rowcount
-        tx.conn.execute(text("delete from ledger where id > :after and id <= :last"), bound)
-    return Compacted(int(count) - summed, int(end) if count == _PIECE else None)
+        summed = tx.conn.execute(text(_SUMMED.format(source=lines)), bound).rowcount
+        tx.conn.execute(text(f"delete from {lines}"), bound)
+    return Compacted(int(count) - int(kept) - summed, int(end) if count == _PIECE else None)
 
 
 def sums(tx: Transaction, route: str) -> tuple[int, int, int, int]:
@@ -94,6 +105,7 @@ def waiting(tx: Transaction, routes: Sequence[str]) -> int:
     return sum(staged - delivered - parked - gone for staged, delivered, parked, gone in (sums(tx, r) for r in routes))
 
 
+_SUMMABLE = "(push is null or at_us < :recent)"
 _SUMMED = (
     "insert into ledger (route, at_us, staged, delivered, parked, superseded) "
     "select route, max(at_us), sum(staged), sum(delivered), sum(parked), sum(superseded) from {source} "

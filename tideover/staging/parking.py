@@ -8,15 +8,15 @@ from typing import Any
 
 from sqlalchemy import Row, text
 
-from tideover.errors import CorruptPayload, Refused
-from tideover.model import HubEvent, NewRecord, Order, content_hash, lane_id, record_id
+from tideover.errors import CorruptPayload, MissingKey, Refused
+from tideover.model import HubEvent, content_hash
 from tideover.policy.retry import EXPIRED
 from tideover.staging import schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
-from tideover.staging.stage import Batch, lock_cursor, stage
+from tideover.staging.stage import lock_cursor
 
 UNRESOLVED = "unresolved"  # parked because the provider may have processed it and can't be asked
 _COLUMNS = (
@@ -53,7 +53,8 @@ def _parked(row: Row[Any]) -> Parked:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which open parked records: all those that fit every field given. `after` pages through them by `id`."""
+    """Which open parked records: all those that fit every field given. `after` pages through them by `id`; `until`:
+    none that was parked after the one with that id."""
 
     route: str | None = None
     records: Sequence[str] = ()
@@ -61,6 +62,12 @@ class Selection:
     key: str | None = None
     after: int = 0
     limit: int = 500
+    until: int | None = None
+
+
+def newest(tx: Transaction) -> int:
+    """The id of what was parked last; 0 while nothing ever was."""
+    return int(tx.conn.execute(text("select coalesce(max(id), 0) from parked")).scalar_one())
 
 
 def find(tx: Transaction, selection: Selection) -> list[Parked]:
@@ -73,10 +80,14 @@ def _select(tx: Transaction, selection: Selection, lock: str = "") -> Sequence[R
     clauses = [f"{name} = :{name}" for name, value in wanted.items() if value is not None]
     if selection.records:
         clauses.append(f"record in ({', '.join(f':r{i}' for i in range(len(selection.records)))})")
+    if selection.until is not None:
+        clauses.append("id <= :until")
     where = " and ".join(["closed_us = 0", "id > :after", *clauses])
     statement = f"select {_COLUMNS} from parked where {where} order by id limit :n {lock}"
-    bound = {name: value for name, value in wanted.items() if value is not None}
+    bound: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     bound |= {f"r{i}": record for i, record in enumerate(selection.records)}
+    if selection.until is not None:
+        bound["until"] = selection.until
     return tx.conn.execute(text(statement), {**bound, "after": selection.after, "n": selection.limit}).all()
 
 
@@ -101,21 +112,21 @@ def replay(
     )
     for route in tx.conn.execute(text(of_these), {"ids": tx.dialect.array(sorted(ids))}).scalars().all():
         lock_cursor(tx, route)  # a lane may have to be made anew; before any lane, as staging does
-    for row in _lock(tx, ids):
+    for row in lock_open(tx, ids):
         if row.at_intake:
             continue
         is_passed = not row.holds and _last_seq(tx, row.lane) > row.seq
         if row.holds:
-            _unhold(tx, row, _SENT_AGAIN if row.code == UNRESOLVED and closing == "replayed" else _UNJUDGED)
+            unhold(tx, row, _SENT_AGAIN if row.code == UNRESOLVED and closing == "replayed" else _UNJUDGED)
         elif is_passed and row.route in latest:
-            _close(tx, row.id, "superseded")
+            close(tx, row.id, "superseded")
             enter(tx, row.route, Entry(parked=-1, superseded=1))
             continue
         elif (is_passed and closing == "restored") or not _append(tx, row, sealer):
             continue
         if row.code == EXPIRED:
             _renew(tx, row)
-        _close(tx, row.id, closing)
+        close(tx, row.id, closing)
         enter(tx, row.route, Entry(parked=-1))
         count += 1
     return count
@@ -136,10 +147,10 @@ def _last_seq(tx: Transaction, lane: int) -> int:
 def release(tx: Transaction, ids: Sequence[int]) -> int:
     """Let lanes go on without their parked heads. The records stay parked for good: a person settled them elsewhere."""
     count = 0
-    for row in _lock(tx, ids):
+    for row in lock_open(tx, ids):
         if row.holds:
-            _unhold(tx, row, _STEPPED_OVER)
-        _close(tx, row.id, "released")
+            unhold(tx, row, STEPPED_OVER)
+        close(tx, row.id, "released")
         announce(tx, HubEvent("tideover.record.released", row.record, {"route": row.route}))
         count += 1
     return count
@@ -148,85 +159,13 @@ def release(tx: Transaction, ids: Sequence[int]) -> int:
 def adopt(tx: Transaction, row_id: int) -> bool:
     """Close a parked record that a provider turned out to have: it is delivered, and its lane goes on. False when it
     was closed meanwhile."""
-    rows = _lock(tx, [row_id])
+    rows = lock_open(tx, [row_id])
     for row in rows:
         if row.holds:
-            _unhold(tx, row, _STEPPED_OVER)
-        _close(tx, row.id, "delivered")
+            unhold(tx, row, STEPPED_OVER)
+        close(tx, row.id, "delivered")
         enter(tx, row.route, Entry(delivered=1, parked=-1))
     return bool(rows)
-
-
-def restage(
-    tx: Transaction, row_id: int, corrected: NewRecord | None, sealer: Sealer, order: Order = Order.BLOCK
-) -> bool:
-    """Stage what a person or a mended mapping made of a parked record, as a new record that names its parent.
-
-    One that holds its lane is corrected in its place, so that the newer versions behind it come after it; any other
-    goes to the end of its lane. `None` means that the mapping leaves it out now. False when it was closed meanwhile.
-    """
-    route = tx.conn.execute(text("select route from parked where id = :id"), {"id": row_id}).scalar()
-    if route is not None:
-        lock_cursor(tx, route)  # before the lane, as staging does: the same order, so no deadlock
-    rows = _lock(tx, [row_id])
-    if not rows:
-        return False
-    row = rows[0]
-    _close(tx, row.id, "resent")
-    if row.holds and corrected is not None:
-        _correct_in_place(tx, row, corrected, sealer)
-        enter(tx, row.route, Entry(parked=-1))
-        return True
-    if row.holds:
-        _unhold(tx, row, _STEPPED_OVER)
-    enter(tx, row.route, Entry(staged=-1, parked=-1))
-    if corrected is not None:
-        _forget_content(tx, row)
-        if stage(tx, Batch(row.route, row.system, [corrected], order=order), sealer).staged:
-            _name_parent(tx, lane_id(row.route, corrected.key), row.record)
-    return True
-
-
-def _forget_content(tx: Transaction, row: Row[Any]) -> None:
-    """Nothing stands at the end of a key's lane while the record there is the parked one: the same content again is a
-    change. Of a record with a lane of its own, that lane says which of its key's it was."""
-    lane = lane_id(row.route, row.key)
-    tx.conn.execute(
-        text("update lane set last_hash = :none where id = :lane and last_seq = :seq"),
-        {"none": b"", "lane": lane, "seq": row.lane - lane or row.seq},
-    )
-
-
-def _name_parent(tx: Transaction, lane: int, parent: str) -> None:
-    """Of the newest record of a key, by the key's lane: it is there, or in a lane of its own."""
-    last_seq = tx.conn.execute(text("select last_seq from lane where id = :lane"), {"lane": lane}).scalar_one()
-    tx.conn.execute(
-        text("update record set parent = :parent where lane = :lane and seq = :seq or lane = :own and seq = 1"),
-        {"parent": parent, "lane": lane, "own": lane + last_seq, "seq": last_seq},
-    )
-
-
-def _correct_in_place(tx: Transaction, row: Row[Any], corrected: NewRecord, sealer: Sealer) -> None:
-    """Put a corrected record where its parked parent stands. What it says was never sent, so its own doubt ends; where
-    records behind it may have been sent, a count from the head can't say so without it, and it is asked for as well."""
-    content = content_hash(corrected.payload)
-    born_us = tx.conn.execute(text("select born_us from lane where id = :lane"), {"lane": row.lane}).scalar_one()
-    identity = record_id(row.lane, born_us, row.seq, content)
-    tx.conn.execute(
-        text("update record set id = :id, payload = :payload, parent = :parent where lane = :lane and seq = :seq"),
-        {
-            "id": identity,
-            "payload": sealer.seal(f"{row.route}|{identity}", corrected.payload),
-            "parent": row.record if identity != row.record else None,
-            "lane": row.lane,
-            "seq": row.seq,
-        },
-    )
-    tx.conn.execute(
-        text("update lane set last_hash = :hash where id = :lane and last_seq = :seq"),
-        {"hash": content, "lane": row.lane, "seq": row.seq},
-    )
-    _unhold(tx, row, _CORRECTED)
 
 
 def payload_of(tx: Transaction, row_id: int, sealer: Sealer) -> bytes:
@@ -258,7 +197,7 @@ def restore_storm(tx: Transaction, system: str, sealer: Sealer) -> int:
     return replay(tx, storm(tx, system), sealer, closing="restored")
 
 
-def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
+def lock_open(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
     """The open ones among `ids`, in lane order, lanes locked first as everywhere."""
     bound = {"ids": tx.dialect.array(sorted(ids))}
     among = tx.dialect.in_list("ids")
@@ -273,19 +212,19 @@ def _lock(tx: Transaction, ids: Sequence[int]) -> Sequence[Row[Any]]:
 # What the end of holding means for a lane's doubt. Records after the head may have been sent too, by a worker that was
 # never heard of again.
 _SENT_AGAIN = "in_doubt = 0, doubted_us = 0"  # a person says that it is not there; then nothing after it is either
-_STEPPED_OVER = (
+STEPPED_OVER = (
     "in_doubt = case when in_doubt > 1 then in_doubt - 1 else 0 end, "
     "doubted_us = case when in_doubt > 1 then doubted_us else 0 end"
 )
-_CORRECTED = (
+CORRECTED = (
     "in_doubt = case when in_doubt > 1 then in_doubt else 0 end, "
     "doubted_us = case when in_doubt > 1 then doubted_us else 0 end"
 )
 _UNJUDGED = "in_doubt = in_doubt"  # nobody has looked
 
 
-def _unhold(tx: Transaction, row: Row[Any], doubt: str) -> None:
-    advance = 1 if doubt == _STEPPED_OVER else 0
+def unhold(tx: Transaction, row: Row[Any], doubt: str) -> None:
+    advance = 1 if doubt == STEPPED_OVER else 0
     tx.conn.execute(
         text(
             f"update lane set done_seq = done_seq + :advance, due_us = :now, attempts = 0, {doubt}, "
@@ -301,7 +240,7 @@ def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
     before it: a lane's doubt is a count from its head."""
     try:
         payload = sealer.unseal(f"{row.route}|{row.record}", row.payload)
-    except CorruptPayload:
+    except (CorruptPayload, MissingKey):
         return False
     tx.dialect.insert(
         tx.conn,
@@ -337,7 +276,7 @@ def _append(tx: Transaction, row: Row[Any], sealer: Sealer) -> bool:
     return True
 
 
-def _close(tx: Transaction, row_id: int, closing: str) -> None:
+def close(tx: Transaction, row_id: int, closing: str) -> None:
     tx.conn.execute(
         text("update parked set closed_us = :now, closing = :closing where id = :id"),
         {"now": tx.now_us, "closing": closing, "id": row_id},

@@ -172,6 +172,26 @@ def abandoned(tx: Transaction, routes: Sequence[str]) -> dict[str, int]:
     return {route: count for route, count in found.items() if count}
 
 
+def waiting_side_by_side(tx: Transaction, routes: Sequence[str]) -> dict[str, int]:
+    """How many records wait on each of these routes in lanes of their own, since its order was `none`."""
+    found: dict[str, int] = {}
+    for route in routes:
+        had_own_lanes = tx.conn.execute(text("select own_lanes from cursor where route = :route"), {"route": route})
+        if not had_own_lanes.scalar():
+            continue
+        # Such a lane knows no content but by a replay; and any other has some while a record waits in it.
+        waiting = tx.conn.execute(
+            text(
+                f"select count(*) from lane {tx.dialect.in_table_order} "
+                "where route = :route and state = 1 and length(last_hash) = 0"
+            ),
+            {"route": route},
+        ).scalar_one()
+        if waiting:
+            found[route] = int(waiting)
+    return found
+
+
 @dataclass(slots=True)
 class _LaneSums:
     """What the lanes of one route add up to, as the audit goes through them."""
@@ -286,7 +306,7 @@ def trace(tx: Transaction, routes: Sequence[str], key: str, limit: int = 200) ->
 
 
 def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
-    bound = {"lane": row.lane, "seq": row.seq}
+    bound = {"lane": row.lane, "seq": row.seq, "record": row.id}
     lane = tx.conn.execute(
         text("select route, done_seq, in_doubt, lease_until_us from lane where id = :lane"), bound
     ).one()
@@ -297,8 +317,14 @@ def _traced(tx: Transaction, row: Row[Any]) -> TracedRecord:
         ),
         bound,
     ).all()
+    # By its id as well: a released record stays on the books when its lane is removed, and one that comes back
+    # begins at 1 again.
     parked = tx.conn.execute(
-        text("select closed_us, closing from parked where lane = :lane and seq = :seq order by id desc limit 1"), bound
+        text(
+            "select closed_us, closing from parked where lane = :lane and seq = :seq and record = :record "
+            "order by id desc limit 1"
+        ),
+        bound,
     ).one_or_none()
     is_delivered = any(a.outcome == "accepted" and a.kind != Kind.VOID for a in attempts)
     if parked is not None and not parked.closed_us:

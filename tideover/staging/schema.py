@@ -149,6 +149,7 @@ ledger = Table(
     Column("delivered", BigInteger, nullable=False, server_default=text("0")),
     Column("parked", BigInteger, nullable=False, server_default=text("0")),
     Column("superseded", BigInteger, nullable=False, server_default=text("0")),
+    Column("push", Text),  # the call that staged it, so that its next try knows it again
 )
 
 Index("ledger_route", ledger.c.route)
@@ -161,6 +162,9 @@ cursor = Table(
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     _micros("moved_us"),
     _micros("complete_us"),  # when a listing was last read to its end
+    Column(
+        "own_lanes", SmallInteger, nullable=False, server_default=text("0")
+    ),  # 1: its records had some, under `none`
 )
 
 system = Table(

@@ -9,16 +9,18 @@ under one key: rotate.)
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tideover.errors import CorruptPayload, Refused
+from tideover.errors import CorruptPayload, MissingKey, Refused
 
 _SEALED = 0x01  # JSON text never begins with this byte
 _MARK = bytes((_SEALED,))
+_KEY_NAME = re.compile(rb"[A-Za-z0-9_-]{1,40}")  # as the block with the keys has them
 _NONCE_BYTES, _TAG_BYTES = 12, 16
 
 
@@ -33,7 +35,7 @@ class Sealer(Protocol):
         ...
 
     def unseal(self, place: str, stored: bytes) -> bytes:
-        """The payload again. Raises `Refused` when its key is missing, `CorruptPayload` when it is not `place`'s."""
+        """The payload again. Raises `MissingKey` when its key is, `CorruptPayload` when it is not `place`'s."""
         ...
 
 
@@ -45,7 +47,10 @@ class Plain:
 
     def unseal(self, place: str, stored: bytes) -> bytes:
         if is_sealed(stored):
-            raise Refused("this payload is encrypted: name the block with its key under `encryption` in the hub's file")
+            name, _ = _key_of(place, stored)
+            raise MissingKey(
+                name, f"payloads are encrypted with key {name!r}: name its block under `encryption` in the hub's file"
+            )
         return stored
 
 
@@ -55,6 +60,8 @@ class Sealed:
     def __init__(self, current: str, keys: Mapping[str, bytes]) -> None:
         if current not in keys:
             raise Refused(f"the current encryption key {current!r} is not among the keys")
+        if not _KEY_NAME.fullmatch(current.encode()):
+            raise Refused(f"an encryption key can't be called {current!r}: use up to 40 letters, digits, - and _")
         self._current = current
         self._ciphers = {name: AESGCM(key) for name, key in keys.items()}
 
@@ -70,8 +77,8 @@ class Sealed:
         name, end = _key_of(place, stored)
         cipher = self._ciphers.get(name)
         if cipher is None:
-            raise Refused(
-                f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read"
+            raise MissingKey(
+                name, f"encryption key {name!r} is missing: put it back into the block, old keys are needed to read"
             )
         try:
             return cipher.decrypt(stored[end : end + _NONCE_BYTES], stored[end + _NONCE_BYTES :], place.encode())
@@ -84,7 +91,7 @@ def _key_of(place: str, stored: bytes) -> tuple[str, int]:
     end = 2 + stored[1] if len(stored) > 1 else 2
     if len(stored) < end + _NONCE_BYTES + _TAG_BYTES:
         raise CorruptPayload(f"the payload of {place} was cut off")
-    try:
-        return stored[2:end].decode(), end
-    except UnicodeDecodeError:
-        raise CorruptPayload(f"the payload of {place} names no key: it was altered") from None
+    name = stored[2:end]
+    if not _KEY_NAME.fullmatch(name):
+        raise CorruptPayload(f"the payload of {place} names no key: it was altered")
+    return name.decode(), end

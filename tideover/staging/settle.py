@@ -17,7 +17,7 @@ from tideover.staging import groups, quotas, schema, systems
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
 from tideover.staging.ledger import Entry, enter
-from tideover.staging.sealing import Sealer
+from tideover.staging.sealing import Sealer, is_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,13 @@ def describe(outcome: Outcome | Missing) -> tuple[str, str, str, str | None]:
             return "missing", "", "", None
 
 
+def _stored(parked: ParkPlan, sealer: Sealer) -> bytes:
+    """Sealed like any other payload, whatever it is parked for; but for what could not be unsealed: that stays as it
+    was found."""
+    payload = parked.record.payload
+    return payload if is_sealed(payload) else sealer.seal(f"{parked.route}|{parked.record.id}", payload)
+
+
 def _write_parked(tx: Transaction, system: str, parked: Sequence[ParkPlan], sealer: Sealer) -> None:
     columns = (
         "record", "route", "lane", "seq", "key", "system", "code", "detail", "payload", "in_doubt", "holds",
@@ -162,7 +169,7 @@ def _write_parked(tx: Transaction, system: str, parked: Sequence[ParkPlan], seal
     rows = [
         (
             p.record.id, p.route, p.lane, p.record.seq, p.record.key, system, p.code, p.detail,
-            p.record.payload if p.record.fault else sealer.seal(f"{p.route}|{p.record.id}", p.record.payload),
+            _stored(p, sealer),
             p.in_doubt, p.holds, False, p.record.staged_us, tx.now_us,
         )
         for p in parked

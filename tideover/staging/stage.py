@@ -7,19 +7,19 @@ written each time, so that a retry after a lost commit waits for the standby lik
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Row, text
 
-from tideover.errors import Overtaken
+from tideover.errors import Overtaken, Refused
 from tideover.model import SECOND_US, Broken, HubEvent, NewRecord, Order, Staged, content_hash, lane_id
 from tideover.policy.lanes import Intake, LaneTail, place
 from tideover.policy.settlement import LaneState
 from tideover.staging import schema
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
-from tideover.staging.ledger import Entry, enter
+from tideover.staging.ledger import Entry, enter, has_line
 from tideover.staging.sealing import Sealer
 
 
@@ -58,18 +58,39 @@ class Batch:
     seen_every_us: int = 86_400 * SECOND_US
 
 
-def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
-    """Stage a batch. Running it again changes nothing more: what is there already is `unchanged`.
+@dataclass(slots=True)
+class Push:
+    """One call to stage, through all of its tries. `name`: no other call has it, in any process. `tries`: what each
+    did that may have been committed although nobody learnt of it, with its line in the ledger."""
 
+    name: str
+    tries: list[tuple[int, Staged]] = field(default_factory=list)
+
+    def committed(self, tx: Transaction) -> Staged | None:
+        """What a try did that was. The route's cursor is locked: so none is still about to be."""
+        return next((staged for line, staged in self.tries if has_line(tx, line, self.name)), None)
+
+
+def stage(tx: Transaction, batch: Batch, sealer: Sealer, push: Push | None = None) -> Staged:
+    """Stage a batch. Another try of the same `push` changes nothing more where one was committed, and says what that
+    one did. Another call with the same records finds each `unchanged` that its key's lane ends with; of several
+    versions of one key that is the last, so that the others are staged again.
+
+    Raises `Refused`, and stages nothing, when records of a key would pass older ones that were staged under `none`.
     Raises `Overtaken`, and stages nothing, when the route's cursor moved after these records were read: by another
-    run, or by this very batch where its first try was committed and nobody learnt of it. Read on from the new cursor.
+    run, or by an earlier call with this very batch that was committed although nobody learnt of it. Read on from the
+    new cursor.
     """
-    lock_cursor(tx, batch.route)
+    had_own_lanes = lock_cursor(tx, batch.route, batch.order)
+    if push is not None and (done := push.committed(tx)) is not None:
+        return done
     if batch.move is not None:
         _move_cursor(tx, batch, batch.move)
     keyed = [(lane_id(batch.route, record.key), record) for record in batch.records]
     tails = _lock_lanes(tx, batch, {lane for lane, _ in keyed})
     intake = _place(tx, keyed, tails)
+    if had_own_lanes and batch.order is not Order.NONE:
+        _refuse_to_pass(tx, batch.route, intake)
     _write_records(tx, batch.route, intake, sealer)
     _make_own_lanes(tx, batch.route, intake)
     _make_lanes(tx, batch.route, intake, {lane: record.key for lane, record in keyed})
@@ -79,9 +100,12 @@ def stage(tx: Transaction, batch: Batch, sealer: Sealer) -> Staged:
     staged = len(intake.placed)
     if staged:
         tx.dialect.notify(tx.conn, batch.route)
-    superseded = sum(intake.superseded.values())
-    enter(tx, batch.route, Entry(staged=staged + parked, parked=parked, superseded=superseded))
-    return Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
+    entry = Entry(staged=staged + parked, parked=parked, superseded=sum(intake.superseded.values()))
+    line = enter(tx, batch.route, entry, push.name if push is not None else None)
+    done = Staged(staged=staged, unchanged=intake.unchanged, parked=parked)
+    if push is not None and line is not None:
+        push.tries.append((line, done))
+    return done
 
 
 def _lock_lanes(tx: Transaction, batch: Batch, lanes: Collection[int]) -> dict[int, LaneTail]:
@@ -136,6 +160,26 @@ def _place(tx: Transaction, keyed: Sequence[tuple[int, NewRecord]], tails: Mappi
         if not clashing:
             return intake
         taken |= clashing
+
+
+def _refuse_to_pass(tx: Transaction, route: str, intake: Intake) -> None:
+    """A key's lane knows nothing of the records that have lanes of their own since the route's order was `none`: what
+    comes now would be sent beside them."""
+    lanes = sorted(lane for lane, tail in intake.tails.items() if not tail.is_new)
+    waiting = tx.conn.execute(
+        text(
+            # A cross join keeps SQLite from looking through all lanes for those that are near enough.
+            f"select count(*) from lane l cross join lane own where l.id {tx.dialect.in_list('ids')} "
+            "and own.id > l.id and own.id <= l.id + l.last_seq "
+            "and own.route = l.route and own.key = l.key and own.state = 1"
+        ),
+        {"ids": tx.dialect.array(lanes)},
+    ).scalar_one()
+    if waiting:
+        raise Refused(
+            f"route {route}: newer versions would pass what waits of their keys since its order was `none` "
+            f"({waiting}); nothing is staged until that is delivered, or the order is `none` again"
+        )
 
 
 def _existing(tx: Transaction, lanes: Sequence[int]) -> set[int]:
@@ -245,13 +289,18 @@ def _park_broken(tx: Transaction, batch: Batch, sealer: Sealer) -> int:
     return len(rows)
 
 
-def lock_cursor(tx: Transaction, route: str) -> None:
+def lock_cursor(tx: Transaction, route: str, order: Order = Order.BLOCK) -> bool:
     """One stages at a time, and holds this before any lane. A batch without a move writes the row as well: see the
-    module's text."""
-    tx.conn.execute(
-        text("insert into cursor (route, cursor) values (:route, '') on conflict (route) do update set route = :route"),
+    module's text. True where records of the route have, or once had, lanes of their own."""
+    own_lanes, written = (1, "own_lanes = 1") if order is Order.NONE else (0, "route = :route")
+    row = tx.conn.execute(
+        text(
+            f"insert into cursor (route, cursor, own_lanes) values (:route, '', {own_lanes}) "
+            f"on conflict (route) do update set {written} returning own_lanes"
+        ),
         {"route": route},
     )
+    return bool(row.scalar_one())
 
 
 def _move_cursor(tx: Transaction, batch: Batch, move: CursorMove) -> None:

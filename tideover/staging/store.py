@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from uuid import uuid4
 
-from tideover.errors import HubUnavailable
+from tideover.errors import HubUnavailable, MissingKey
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -32,6 +33,7 @@ from tideover.staging import (
     quotas,
     reconciliation,
     reports,
+    restaging,
     shares,
     systems,
     upkeep,
@@ -67,12 +69,19 @@ class Store:
     """What the hub owes to whom. Safe to use from many tasks at once; one per process."""
 
     def __init__(
-        self, database: Database, sealer: Sealer | None = None, spread: Callable[[], float] = random.random
+        self,
+        database: Database,
+        sealer: Sealer | None = None,
+        spread: Callable[[], float] = random.random,
+        new_name: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
+        """`spread` gives random numbers in [0, 1), `new_name` names that nobody has, in any process."""
         self.database = database
         self._sealer = sealer or Plain()
         self._spread = spread
+        self._new_name = new_name
         self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
+        self._readable: set[str] = set()  # the routes of which something was leased
         self._floors: defaultdict[str, Floor] = defaultdict(Floor)
 
     # --- schema ---------------------------------------------------------------------------------------------
@@ -89,7 +98,8 @@ class Store:
 
     async def stage(self, batch: staging.Batch) -> Staged:
         """Stage records and move the cursor, in one transaction; durable when this returns."""
-        staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer))
+        push = staging.Push(self._new_name())
+        staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))
         self.database.wakeups.wake(batch.route)
         return staged
 
@@ -102,7 +112,12 @@ class Store:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
     async def claim(self, wish: desks.Claim) -> Claimed:
-        """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause."""
+        """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause.
+
+        Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on
+        what needs that key waits, as one damaged row would, and the rest goes on.
+        """
+        missing: list[MissingKey] = []
 
         def work(tx: Transaction) -> Claimed:
             rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
@@ -111,9 +126,15 @@ class Store:
             found = leases.claim(tx, wish, desk, self._sealer, self._floors[wish.route])
             state = desk.state if isinstance(desk, desks.GroupDesk) else None
             used_up = quotas.shut(gates, desk.used_up, tx.now_us)
+            missing[:] = [found.missing_key] if found.missing_key is not None else []
             return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
 
-        return await self.database.write(work)
+        claimed = await self.database.write(work)
+        if claimed.leases:
+            self._readable.add(wish.route)
+        elif missing and wish.route not in self._readable:
+            raise missing[0]
+        return claimed
 
     async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
         """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
@@ -282,8 +303,15 @@ class Store:
         return await self.database.write(lambda tx: parking.release(tx, ids))
 
     async def restage(self, row_id: int, corrected: NewRecord | None, order: Order = Order.BLOCK) -> bool:
-        """Replace a parked record by a new one; `order`: its route's."""
-        return await self.database.write(lambda tx: parking.restage(tx, row_id, corrected, self._sealer, order))
+        """Replace a parked record by what a person made of it; `order`: its route's."""
+        return await self.database.write(lambda tx: restaging.restage(tx, row_id, corrected, self._sealer, order))
+
+    async def remap(self, row_id: int, mapped: NewRecord | None, order: Order, *, is_named: bool) -> restaging.Remapped:
+        """Replace a record parked at intake by what today's mapping makes of it; `is_named`: a person asked for this
+        very one."""
+        return await self.database.write(
+            lambda tx: restaging.remap(tx, row_id, mapped, self._sealer, order, is_named=is_named)
+        )
 
     async def has_storm(self, system: str) -> bool:
         """Whether `restore_storm` would put anything back."""

@@ -23,6 +23,8 @@ _OWN_LANES = (
     "and own.id <= lane.id + lane.last_seq and own.route = lane.route and own.key = lane.key"
 )
 _PARKED = "select 1 from parked where parked.lane = {0}.lane and parked.seq = {0}.seq and parked.closed_us = 0"
+# Whether newer versions passed one that was parked at intake shows in its lane's newest record.
+_AT_INTAKE = "select 1 from parked where parked.lane = r.lane and parked.at_intake and parked.closed_us = 0"
 
 Place = tuple[int, int]  # how far the pieces of one kind have come: (due_us, id) of a lane, or (id, 0) of a row
 BEGINNING: Place = (-1, 0)
@@ -123,6 +125,7 @@ def _delete_records(tx: Transaction, tops: dict[int, int], before_us: int) -> in
             f"select r.lane, r.seq from {tx.dialect.numbers('w', columns)} cross join lane l cross join record r "
             "where l.id = w.lanes and r.lane = w.lanes and r.seq <= w.tops and r.seq <= l.done_seq "
             f"and r.staged_us < :before and not exists ({_PARKED.format('r')}) "
+            f"and (r.seq < l.last_seq or not exists ({_AT_INTAKE})) "
             f"and not exists ({_RECONCILED.format('r.lane')}) and not exists ({young}) limit :n"
         ),
         {**tx.dialect.bound_numbers(columns, sorted(tops.items())), "before": before_us, "n": PIECE},

@@ -31,6 +31,7 @@ create table cursor (
     version bigint not null default 0,
     moved_us bigint not null default 0,
     complete_us bigint not null default 0,
+    own_lanes smallint not null default 0,
     constraint cursor_pkey PRIMARY KEY (route)
 );
 
@@ -80,6 +81,7 @@ create table ledger (
     delivered bigint not null default 0,
     parked bigint not null default 0,
     superseded bigint not null default 0,
+    push text,
     constraint ledger_pkey PRIMARY KEY (id)
 );
 

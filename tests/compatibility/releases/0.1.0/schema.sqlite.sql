@@ -31,6 +31,7 @@ CREATE TABLE cursor (
     version BIGINT DEFAULT 0 NOT NULL,
     moved_us BIGINT DEFAULT 0 NOT NULL,
     complete_us BIGINT DEFAULT 0 NOT NULL,
+    own_lanes SMALLINT DEFAULT 0 NOT NULL,
     PRIMARY KEY (route)
 );
 
@@ -80,6 +81,7 @@ CREATE TABLE ledger (
     delivered BIGINT DEFAULT 0 NOT NULL,
     parked BIGINT DEFAULT 0 NOT NULL,
     superseded BIGINT DEFAULT 0 NOT NULL,
+    push TEXT,
     PRIMARY KEY (id)
 );
 

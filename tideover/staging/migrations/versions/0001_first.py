@@ -157,6 +157,7 @@ def _create_books() -> None:
         _count("delivered"),
         _count("parked"),
         _count("superseded"),
+        sa.Column("push", sa.Text),
     )
     op.create_index("ledger_route", "ledger", ["route"])
     op.create_table(
@@ -166,6 +167,7 @@ def _create_books() -> None:
         _count("version"),
         _micros("moved_us"),
         _micros("complete_us"),
+        sa.Column("own_lanes", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
     )
     op.create_table(
         "event",
