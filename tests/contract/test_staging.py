@@ -366,6 +366,18 @@ async def test_f31_one_record_that_always_fails_does_not_open_the_breaker_and_is
     assert (parked.code, parked.in_doubt) == ("attempts", True)
 
 
+async def test_f31_one_record_that_the_system_always_puts_off_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:
+    """It is certainly not processed, so nothing is in doubt; but it is this record that the answer is about."""
+    await hub.stage(("poison", 1))
+    for _ in range(hub.retry.max_attempts):
+        hub.clock.move(100)
+        [lease] = await hub.claim()
+        settled = await hub.settle(report(lease, Unsent("retry", "row is locked", is_answer=True)))
+        assert settled.gate.state is State.CLOSED
+    [parked] = await hub.store.parked(Selection())
+    assert (parked.code, parked.in_doubt) == ("attempts", False)
+
+
 async def test_refused_credential_opens_at_once_and_parks_nothing(hub: Hub) -> None:
     await hub.stage(("a", 1))
     [lease] = await hub.claim()

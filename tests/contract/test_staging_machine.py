@@ -69,6 +69,7 @@ ENDINGS: dict[str, Outcome | None] = {
     "rejected otherwise": Rejected("OTHER"),
     "throttled": Throttled(3),
     "unsent": Unsent("refused"),
+    "put off": Unsent("retry", is_answer=True),
     "unknown": Unknown("server_error"),
     "unresolved": None,
 }

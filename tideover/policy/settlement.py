@@ -349,7 +349,8 @@ def _settle_failure(
         return
     age_s = (now_us - record.staged_us) / SECOND_US
     is_system_down = result.breaker.state is not State.CLOSED
-    attempts = released.attempts + (isinstance(outcome, Unknown) and not is_system_down)
+    is_answer = isinstance(outcome, Unknown) or outcome.is_answer
+    attempts = released.attempts + (is_answer and not is_system_down)
     given_up = None if is_system_down else reason_to_give_up(rule.retry, attempts, age_s)
     if given_up:
         detail = f"last outcome: {outcome.code} {outcome.detail}".strip()
