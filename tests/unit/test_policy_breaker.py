@@ -82,8 +82,10 @@ STORM = (State.OPEN, (Action.OPENED,))
 PROBES: tuple[State, Sequence[Action]] = (State.HALF_OPEN, ())
 _FORCED_SHUT = {"forced closed": CLOSES, "forced auto": CLOSES}
 _AT_ONCE = {"credentials": OPENS, "probe credentials": OPENS, "hung": OPENS, "probe hung": OPENS}
-_BAD_PROBES = {f"probe {name}": REOPENS for name in ("unsent", "answered", "credentials", "unknown", "hung")}
-_GOOD_PROBES = {f"probe {name}": CLOSES for name in ("accepted", "rejected", "throttled")}
+_NO_GOOD_PROBES = {
+    f"probe {name}": REOPENS for name in ("unsent", "answered", "credentials", "unknown", "hung", "throttled")
+}
+_GOOD_PROBES = {f"probe {name}": CLOSES for name in ("accepted", "rejected")}
 # Whatever is not named leaves the state as it is and asks for nothing.
 TABLE: dict[str, dict[str, tuple[State, Sequence[Action]]]] = {
     "closed": {**_AT_ONCE, "forced open": OPENS},
@@ -94,10 +96,10 @@ TABLE: dict[str, dict[str, tuple[State, Sequence[Action]]]] = {
     },
     "one rejection short": {**_AT_ONCE, "rejected": STORM, "probe rejected": STORM, "forced open": OPENS},
     "open": {"probe began": PROBES, **_FORCED_SHUT},
-    "half open": {**_BAD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
-    "one success short": {**_BAD_PROBES, **_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
+    "half open": {**_NO_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
+    "one success short": {**_NO_GOOD_PROBES, **_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
     "contract half open": {
-        **_BAD_PROBES,
+        **_NO_GOOD_PROBES,
         **_GOOD_PROBES,
         "probe rejected": REOPENS,
         "forced open": REOPENS,
@@ -249,6 +251,13 @@ def test_open_time_with_each_bad_probe_doubles_to_its_cap(spread: float, share: 
         breaker = probed(breaker, Unsent("refused"), spread=spread)
         waits.append(breaker.retry_us - NOW_US)
     assert waits == [int(s * share * SECOND_US) for s in (4, 8, 16, 32, 60, 60, 60)]
+
+
+def test_throttled_probe_is_neither_good_nor_bad_and_is_made_again_when_the_system_said() -> None:
+    breaker = probed(after(Breaker(), Unknown(HUNG)), Accepted())
+    again = probed(breaker, Throttled(90))
+    assert again == replace(breaker, state=State.OPEN, retry_us=NOW_US + 90 * SECOND_US)
+    assert probed(again, Accepted()).state is State.CLOSED
 
 
 @pytest.mark.parametrize(("quiet_us", "opens"), [(LASTING_US - 1, 3), (LASTING_US, 1)])

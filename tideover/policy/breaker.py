@@ -6,6 +6,7 @@
        ▲                                             │ `retry_us` reached: one prober in the whole cluster
        │  `successes` good probes                    ▼
        └───────────────────────────────────────── HALF_OPEN ── a bad probe ──▶ OPEN, for twice as long
+                                                        └───── throttled ────▶ OPEN, for as long as it asked
 
 Consecutive failures, not a failure rate: a window of 100 calls never trips for a carrier that gets 20 calls an hour.
 One bad record does not open it: unknown outcomes, rejections and whatever else the system answers count once per lane.
@@ -204,7 +205,10 @@ def _probed(
     breaker: Breaker, result: Result, now_us: int, rule: BreakerRule, spread: float
 ) -> tuple[Breaker, Sequence[Action]]:
     match result.outcome:
-        case Accepted() | Throttled():
+        case Throttled(delay_s=delay_s):
+            # It answers, but serves nobody yet: neither good nor bad. It says itself when to ask again.
+            return replace(breaker, state=State.OPEN, retry_us=now_us + int(delay_s * SECOND_US)), ()
+        case Accepted():
             is_good = True
         case Rejected(code=code):
             # Of a breaker that opened for its contract, the same rejection again is the very fault.
