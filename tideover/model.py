@@ -94,10 +94,14 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """Certainly not processed. `code`: refused, dns, tls, connect_timeout, pool, late, redirect or credentials."""
+    """Certainly not processed. `code`: refused, dns, tls, connect_timeout, pool, late, redirect or credentials.
+
+    `is_answer`: the system itself said so of this record, so that it may be the only one that it says it of; without,
+    no record had a part in it."""
 
     code: str
     detail: str = ""
+    is_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ LookUp = Found | Missing | Throttled | Unsent | Unknown
 CREDENTIALS = "credentials"  # the Unsent code of a 401 or 403
 REDIRECTED = "redirect"  # the code of a call that was answered with another address
 HUNG = "timeout"  # the Unknown code of a call that was never answered
+BATCH_REJECTED = "batch_rejected"  # the Unsent code of a record whose batch was refused, maybe because of another one
 REFUSED = "lookup_rejected"  # the Unknown code of a look-up that the system answers, but will not have
 INTERRUPTED = "interrupted"  # the Unknown code of a call that we broke off ourselves: nobody's fault
 

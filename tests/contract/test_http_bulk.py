@@ -61,7 +61,7 @@ async def test_send_of_a_batch_by_index_gives_each_record_its_own_outcome() -> N
     assert await sent(acts.reply(207, {"results": results}), retry_codes=["busy"]) == [
         Accepted("1"),
         Rejected("dup", "exists"),
-        Unsent("retry", "busy"),
+        Unsent("retry", "busy", is_answer=True),
     ]
 
 

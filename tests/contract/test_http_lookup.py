@@ -43,7 +43,7 @@ CASES: list[tuple[Behaviour, LookUp]] = [
     (acts.reply(410), Unknown("lookup_rejected", "http 410")),
     (acts.reply(500), Unknown("server_error", "http 500")),
     (acts.reply(401), Unsent(CREDENTIALS, "http 401")),
-    (acts.reply(302), Unsent("redirect", f"http 302{MOVED}")),
+    (acts.reply(302), Unsent("redirect", f"http 302{MOVED}", is_answer=True)),
     (acts.reply(429, b"", [("retry-after", "2")]), Throttled(2, "http 429")),
     (acts.hang(), Unknown(HUNG, "no answer in time")),
 ]
@@ -144,7 +144,7 @@ async def test_look_up_when_a_rule_fits_a_404_follows_the_rule() -> None:
     rest = with_lookup(
         [{"status": 404, "json_body": False, "outcome": "unsent", "code": "gateway"}], path="/find/{id}", params={}
     )
-    assert await asked(acts.reply(404, b"<html>"), rest) == Unsent("gateway", "http 404")
+    assert await asked(acts.reply(404, b"<html>"), rest) == Unsent("gateway", "http 404", is_answer=True)
     assert await asked(acts.reply(404, {"a": 1}, JSON), rest) == Missing()
 
 

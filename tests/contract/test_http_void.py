@@ -50,13 +50,13 @@ CASES: dict[str, tuple[Behaviour, Outcome]] = {
     "303": (acts.reply(303, b"", [("location", "/done")]), Unknown("redirect", f"http 303{MOVED}")),
     "404 cut short where codes have to be read": (
         acts.cut_length(404, b"{"),
-        Unsent("unreadable", "http 404, not whole"),
+        Unsent("unreadable", "http 404, not whole", is_answer=True),
     ),
     "409": (
         acts.reply(409, {"code": "SHIPPED", "message": "order-1 has left us"}),
         Rejected("SHIPPED", "http 409: *** has left us"),
     ),
-    "409 by a retry code": (acts.reply(409, {"code": "locked"}), Unsent("retry", "http 409")),
+    "409 by a retry code": (acts.reply(409, {"code": "locked"}), Unsent("retry", "http 409", is_answer=True)),
     "401": (acts.reply(401), Unsent(CREDENTIALS, "http 401")),
     "307": (acts.reply(307, b"", [("location", "/other")]), Unknown("redirect", f"http 307{MOVED}")),
     "429": (acts.reply(429, b"", [("retry-after", "2")]), Throttled(2, "http 429")),
@@ -107,7 +107,7 @@ async def test_void_that_trusts_the_status_takes_an_empty_404_for_undone() -> No
 
 async def test_void_when_a_rule_fits_a_404_follows_the_rule() -> None:
     rest = with_void([{"status": 404, "json_body": False, "outcome": "unsent", "code": "gateway"}])
-    assert await voided(acts.reply(404, b"<html>"), rest) == Unsent("gateway", "http 404")
+    assert await voided(acts.reply(404, b"<html>"), rest) == Unsent("gateway", "http 404", is_answer=True)
     assert await voided(acts.reply(404, {"a": 1}, JSON), rest) == Accepted()
 
 
@@ -190,5 +190,5 @@ async def test_single_send_wraps_the_record_and_waits_for_a_locked_one() -> None
     async with Adversary() as server:
         server.on("/orders", acts.reply(400, {"code": "locked", "message": "try later"}))
         async with connected(server.url, rest) as connector:
-            assert await connector.send("put", [RECORD]) == [Unsent("retry", "http 400: try later")]
+            assert await connector.send("put", [RECORD]) == [Unsent("retry", "http 400: try later", is_answer=True)]
         assert server.received[0].body == b'{"order":' + RECORD.payload + b"}"

@@ -84,12 +84,12 @@ class Hub:
         return route
 
 
-def report(lease: Lease, *outcomes: Outcome, doubt: int = 0, is_probe: bool = False) -> LaneReport:
-    """What a worker says that met these outcomes with the lease's first records."""
+def report(lease: Lease, *outcomes: Outcome, doubt: int = 0, prober: int = 0) -> LaneReport:
+    """What a worker says that met these outcomes with the lease's first records. `prober`: its slot, if it probed."""
     attempts = [
         Attempt(record, Kind.SEND, outcome, 1000, 500) for record, outcome in zip(lease.records, outcomes, strict=False)
     ]
-    return LaneReport(lease.lane, lease.token, attempts, doubt=doubt, doubted_us=1 if doubt else 0, is_probe=is_probe)
+    return LaneReport(lease.lane, lease.token, attempts, doubt, 1 if doubt else 0, is_probe=prober > 0, prober=prober)
 
 
 def accepted(leases: Sequence[Lease]) -> list[LaneReport]:
@@ -369,6 +369,18 @@ async def test_f31_one_record_that_always_fails_does_not_open_the_breaker_and_is
     assert (parked.code, parked.in_doubt) == ("attempts", True)
 
 
+async def test_f31_one_record_that_the_system_always_puts_off_does_not_open_the_breaker_and_is_parked(hub: Hub) -> None:
+    """It is certainly not processed, so nothing is in doubt; but it is this record that the answer is about."""
+    await hub.stage(("poison", 1))
+    for _ in range(hub.retry.max_attempts):
+        hub.clock.move(100)
+        [lease] = await hub.claim()
+        settled = await hub.settle(report(lease, Unsent("retry", "row is locked", is_answer=True)))
+        assert settled.gate.state is State.CLOSED
+    [parked] = await hub.store.parked(Selection())
+    assert (parked.code, parked.in_doubt) == ("attempts", False)
+
+
 async def test_refused_credential_opens_at_once_and_parks_nothing(hub: Hub) -> None:
     await hub.stage(("a", 1))
     [lease] = await hub.claim()
@@ -440,6 +452,80 @@ async def test_bad_probe_keeps_it_open_for_longer(hub: Hub) -> None:
         gate = await hub.store.end_probe("erp", slot, Result("", 0, Unsent("refused"), is_probe=True), hub.breaker_rule)
         waits.append(gate.wait_s)
     assert waits[0] < waits[1] < waits[2]
+
+
+@pytest.mark.parametrize(("probe", "first_s"), [(Throttled(60), 60), (Throttled(60, is_asked=False), 60)])
+async def test_throttled_probe_pauses_and_the_breaker_is_as_it_was_after_that(
+    hub: Hub, probe: Throttled, first_s: float
+) -> None:
+    await _open_breaker(hub)
+    hub.clock.move(6)
+    for wait_s in (first_s, first_s if probe.is_asked else 2 * first_s):
+        slot = await hub.store.take_probe("erp", 10)
+        assert slot
+        gate = await hub.store.end_probe("erp", slot, Result("", 0, probe, is_probe=True), hub.breaker_rule)
+        assert (gate.is_paused, gate.state, gate.wait_s) == (True, State.OPEN, wait_s)
+        hub.clock.move(wait_s - 1)
+        assert await hub.store.take_probe("erp", 10) is None
+        hub.clock.move(1)
+    for state in (State.HALF_OPEN, State.CLOSED):
+        slot = await hub.store.take_probe("erp", 10)
+        assert slot
+        gate = await hub.store.end_probe("erp", slot, Result("", 0, Accepted(), is_probe=True), hub.breaker_rule)
+        assert gate.state is state
+
+
+async def test_throttled_call_without_a_record_pauses_a_system_that_is_well(hub: Hub) -> None:
+    gate = await hub.store.tell("erp", Result("", 0, Throttled(60)), hub.breaker_rule)
+    assert (gate.state, gate.is_paused, gate.wait_s) == (State.CLOSED, True, 60)
+
+
+async def test_throttled_probe_with_a_record_pauses_and_leaves_the_breaker_open(hub: Hub) -> None:
+    slot, lease = await _probing(hub)
+    gate = (await hub.settle(report(lease, Throttled(60), prober=slot))).gate
+    assert (gate.is_paused, gate.state) == (True, State.OPEN)
+    assert (await hub.store.release_probe("erp", slot)).wait_s > 50
+
+
+@pytest.mark.parametrize("outcome", [Accepted(), Unsent("refused")])
+async def test_f30_probe_whose_slot_is_somebody_elses_by_now_counts_for_nothing(hub: Hub, outcome: Outcome) -> None:
+    slot, lease = await _probing(hub)
+    hub.clock.move(11)
+    other = await hub.store.take_probe("erp", 10)
+    assert other == slot + 1
+    await hub.settle(report(lease, outcome, prober=slot))
+    gate = await hub.store.end_probe("erp", other, Result("", 0, Accepted(), is_probe=True), hub.breaker_rule)
+    assert gate.state is State.HALF_OPEN, "this was the first good one of two"
+
+
+async def test_f30_slot_is_its_takers_though_the_commits_answer_was_lost(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _open_breaker(hub)
+    hub.clock.move(6)
+    run, runs = hub.store.database._run, []  # type: ignore[attr-defined]
+
+    async def losing_the_first_answer(*given: object) -> object:
+        runs.append(await run(*given))
+        if len(runs) == 1:
+            raise ConnectionResetError
+        return runs[-1]
+
+    monkeypatch.setattr(hub.store.database, "_run", losing_the_first_answer)
+    slot = await hub.store.take_probe("erp", 10)
+    assert runs == [slot, slot]
+    assert slot
+    assert await hub.store.take_probe("erp", 10) is None
+
+
+async def _probing(hub: Hub) -> tuple[int, Lease]:
+    """An open breaker, and the prober's slot for ten seconds with a record to probe with."""
+    await _open_breaker(hub)
+    hub.clock.move(6)
+    slot = await hub.store.take_probe("erp", 10)
+    assert slot
+    [lease] = await hub.store.claim_probe(Claim("orders", {"erp": 1}, hub.order, 1, 60 * SECOND_US), "erp")
+    return slot, lease
 
 
 async def test_forced_open_breaker_ignores_good_news(hub: Hub) -> None:

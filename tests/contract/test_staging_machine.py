@@ -69,6 +69,7 @@ ENDINGS: dict[str, Outcome | None] = {
     "rejected otherwise": Rejected("OTHER"),
     "throttled": Throttled(3),
     "unsent": Unsent("refused"),
+    "put off": Unsent("retry", is_answer=True),
     "unknown": Unknown("server_error"),
     "unresolved": None,
 }
@@ -329,14 +330,15 @@ class StoreMachine(RuleBasedStateMachine):
     # --- the breaker ----------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.gate.state is not State.CLOSED)
-    @rule(outcome=st.sampled_from([Accepted(), Unsent("refused"), Rejected("OTHER")]))
+    @rule(outcome=st.sampled_from([Accepted(), Unsent("refused"), Rejected("OTHER"), Throttled(3)]))
     def probe(self, outcome: Outcome) -> None:
         slot = self.do(self.store.take_probe(SYSTEM, 10))
         if slot is None:
             return
         assert self.do(self.store.take_probe(SYSTEM, 10)) is None
         self.gate = gate = self.do(self.store.end_probe(SYSTEM, slot, Result("", 0, outcome, is_probe=True), BREAKER))
-        assert gate.state is not State.CLOSED or not isinstance(outcome, Unsent)
+        assert gate.state is not State.CLOSED or not isinstance(outcome, Unsent | Throttled)
+        assert gate.is_paused or not isinstance(outcome, Throttled)
         if gate.state is State.CLOSED:
             self.do(self.store.hasten(SYSTEM, [ROUTE]))
 
@@ -350,7 +352,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._adopt_restored()
         leases = self.do(self.store.claim_probe(self._wish(1, lanes=1), SYSTEM))
         self._note_claim(leases, 1)
-        self._settle([self._worked_off(it, is_probe=True) for it in leases])
+        self._settle([self._worked_off(it, is_probe=True)._replace(prober=slot) for it in leases])
         self.do(self.store.release_probe(SYSTEM, slot))
 
     @rule()

@@ -218,8 +218,8 @@ BUGS = (
             ),
         ),
         rules={"a breaker opened for no reason"},
-        within=150,
-        first=34,
+        within=300,
+        first=168,
     ),
     # --- beyond the twelve ----------------------------------------------------------------------------------
     _bug(

@@ -36,7 +36,7 @@ from sqlalchemy import delete, text
 
 from tideover.config.models import Hub, System
 from tideover.connectors.port import Connector
-from tideover.hub.probing import Prober
+from tideover.hub.probing import Prober, Slot
 from tideover.hub.reconciling import Reconciler
 from tideover.hub.routing import group_rule, group_wish
 from tideover.hub.runs import Held, Run, Sender
@@ -641,9 +641,9 @@ class FailoverMachine(RuleBasedStateMachine):
         gate = self.do(self.store.gate(name))
         if gate.state is State.CLOSED or gate.is_paused or gate.wait_s > 0:
             return
-        prober = Prober(self.rt, name, provider, self.breaker_rules[name], CALL_S)
+        prober = Prober(self.rt, name, provider, self.breaker_rules[name], CALL_S, LEASE_S)
 
-        async def with_record(_: int) -> systems.Gate | None:
+        async def with_record(slot: Slot) -> bool:
             wish = Claim(ROUTE, {name: 1}, self.order, 1, int(LEASE_S * SECOND_US), group=self.wish)
             for lease, claimed_at in self._noted(await self.store.claim_probe(wish, name)):
                 held = Held(lease, claimed_at + LEASE_S, claimed_at, is_probe=True)
@@ -652,7 +652,7 @@ class FailoverMachine(RuleBasedStateMachine):
                 for run in over:
                     settlement = Settlement(
                         name,
-                        [run.report(self.clock.monotonic())],
+                        [run.report(self.clock.monotonic())._replace(prober=slot.number)],
                         {ROUTE: self.rt.route_rule(ROUTE)},
                         self.breaker_rules[name],
                         GROUP,
@@ -660,8 +660,8 @@ class FailoverMachine(RuleBasedStateMachine):
                     if not (await self.store.settle(settlement)).refused:
                         token, _, system, canary = self.leased[lease.lane]
                         self.leased[lease.lane] = (token, 0, system, canary)
-                return await self.store.gate(name)
-            return None
+                return True
+            return False
 
         self.do(prober.probe(with_record, gate))
 

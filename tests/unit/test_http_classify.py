@@ -196,6 +196,6 @@ def test_values_finds_every_leaf() -> None:
 def test_classify_of_a_400_cut_short_that_a_rule_has_to_see_is_unsent() -> None:
     rules = [ErrorRule(status=400, contains="LIMIT", outcome="throttled")]
     cut = classify(answer(400, [], b"{", "unreadable"), meaning(Operation(path="/"), rules))
-    assert cut == Unsent("unreadable", "http 400, not whole")
+    assert cut == Unsent("unreadable", "http 400, not whole", is_answer=True)
     seen = classify(answer(400, [], b'{"code":"LIMIT', "unreadable"), meaning(Operation(path="/"), rules))
     assert isinstance(seen, Throttled)

@@ -10,8 +10,8 @@ from tideover.connectors.http.answer import Answer, Headers
 from tideover.connectors.http.classify import Meaning
 from tideover.connectors.http.requests import Call
 from tideover.connectors.http.scrub import nothing
-from tideover.connectors.http.sending import BATCH_REJECTED, Sender
-from tideover.model import Accepted, Outgoing, Rejected, Unsent
+from tideover.connectors.http.sending import Sender
+from tideover.model import BATCH_REJECTED, Accepted, Outgoing, Rejected, Unsent
 
 TOTAL_S = 100.0
 

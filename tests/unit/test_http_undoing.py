@@ -114,10 +114,10 @@ def test_answer_to_a_void_is_believed_no_more_than_its_status_proves(
 @pytest.mark.parametrize(
     ("status", "body", "trouble", "expected"),
     [
-        (400, b'{"code":"busy","message":"row lock"}', None, Unsent(RETRY, "http 400: row lock")),
-        (200, b'{"code":"busy","ok":false}', None, Unsent(RETRY, "http 200")),
+        (400, b'{"code":"busy","message":"row lock"}', None, Unsent(RETRY, "http 400: row lock", is_answer=True)),
+        (200, b'{"code":"busy","ok":false}', None, Unsent(RETRY, "http 200", is_answer=True)),
         (400, b'{"code":"bad"}', None, Rejected("bad", "http 400")),
-        (400, b'{"code":"bu', "unreadable", Unsent("unreadable", "http 400, not whole")),
+        (400, b'{"code":"bu', "unreadable", Unsent("unreadable", "http 400, not whole", is_answer=True)),
         (401, b'{"code":"busy"}', None, Unsent(CREDENTIALS, "http 401")),
         (500, b'{"code":"busy"}', None, Unknown("server_error", "http 500")),
         (200, b'{"code":"busy","ok":true}', None, Accepted()),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tideover.model import (
+    BATCH_REJECTED,
     CREDENTIALS,
     HUNG,
     INTERRUPTED,
@@ -45,6 +46,8 @@ OUTCOMES: dict[str, Outcome] = {
     "rejected": Rejected("INVALID"),
     "throttled": Throttled(1),
     "unsent": Unsent("refused"),
+    "answered": Unsent("retry", is_answer=True),
+    "held back": Unsent(BATCH_REJECTED),
     "credentials": Unsent(CREDENTIALS),
     "unknown": Unknown("server_error"),
     "hung": Unknown(HUNG),
@@ -79,21 +82,24 @@ STORM = (State.OPEN, (Action.OPENED,))
 PROBES: tuple[State, Sequence[Action]] = (State.HALF_OPEN, ())
 _FORCED_SHUT = {"forced closed": CLOSES, "forced auto": CLOSES}
 _AT_ONCE = {"credentials": OPENS, "probe credentials": OPENS, "hung": OPENS, "probe hung": OPENS}
-_BAD_PROBES = {f"probe {name}": REOPENS for name in ("unsent", "credentials", "unknown", "hung")}
-_GOOD_PROBES = {f"probe {name}": CLOSES for name in ("accepted", "rejected", "throttled")}
+_NO_GOOD_PROBES = {
+    f"probe {name}": REOPENS for name in ("unsent", "answered", "credentials", "unknown", "hung", "throttled")
+}
+_GOOD_PROBES = {f"probe {name}": CLOSES for name in ("accepted", "rejected")}
 # Whatever is not named leaves the state as it is and asks for nothing.
 TABLE: dict[str, dict[str, tuple[State, Sequence[Action]]]] = {
     "closed": {**_AT_ONCE, "forced open": OPENS},
     "one failure short": {
         **_AT_ONCE,
-        **dict.fromkeys(("unsent", "unknown", "probe unsent", "probe unknown", "forced open"), OPENS),
+        **dict.fromkeys(("unsent", "answered", "unknown"), OPENS),
+        **dict.fromkeys(("probe unsent", "probe answered", "probe unknown", "forced open"), OPENS),
     },
     "one rejection short": {**_AT_ONCE, "rejected": STORM, "probe rejected": STORM, "forced open": OPENS},
     "open": {"probe began": PROBES, **_FORCED_SHUT},
-    "half open": {**_BAD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
-    "one success short": {**_BAD_PROBES, **_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
+    "half open": {**_NO_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
+    "one success short": {**_NO_GOOD_PROBES, **_GOOD_PROBES, "forced open": REOPENS, **_FORCED_SHUT},
     "contract half open": {
-        **_BAD_PROBES,
+        **_NO_GOOD_PROBES,
         **_GOOD_PROBES,
         "probe rejected": REOPENS,
         "forced open": REOPENS,
@@ -131,6 +137,8 @@ def test_step_from_each_state_on_each_event_follows_the_table(before: str, event
     ("outcome", "reason"),
     [
         (Unsent("dns", "no such host"), Reason.UNREACHABLE),
+        (Unsent("retry", "http 409", is_answer=True), Reason.FAILING),
+        (Unsent(REDIRECTED, "http 302", is_answer=True), Reason.CONTRACT),
         (Unsent(CREDENTIALS, "401"), Reason.CREDENTIALS),
         (Unknown("server_error", "503"), Reason.FAILING),
         (Unknown(HUNG), Reason.HUNG),
@@ -159,7 +167,9 @@ def test_closed_breaker_when_throttled_between_failures_goes_on_counting() -> No
     assert breaker.state is State.OPEN
 
 
-@pytest.mark.parametrize("outcome", [Unknown("server_error"), Rejected("INVALID")])
+@pytest.mark.parametrize(
+    "outcome", [Unknown("server_error"), Rejected("INVALID"), Unsent("retry", is_answer=True), Unsent(BATCH_REJECTED)]
+)
 def test_closed_breaker_when_one_lane_always_fails_stays_closed(outcome: Outcome) -> None:
     breaker = after(Breaker(), *[outcome] * 50, lane=4)
     assert breaker.state is State.CLOSED
@@ -206,10 +216,11 @@ def test_straggler_when_the_breaker_is_not_closed_changes_nothing(outcome: Outco
         assert after(breaker, outcome) == breaker
 
 
-def test_interrupted_call_in_any_state_changes_nothing() -> None:
+@pytest.mark.parametrize("outcome", [Unknown(INTERRUPTED), Unsent(BATCH_REJECTED)])
+def test_what_the_system_had_no_part_in_changes_nothing_in_any_state(outcome: Outcome) -> None:
     for breaker in BREAKERS.values():
         for is_probe in (False, True):
-            event = Result("orders", 1, Unknown(INTERRUPTED), is_probe)
+            event = Result("orders", 1, outcome, is_probe)
             assert step(breaker, event, NOW_US, RULE, 0.5) == (breaker, ())
 
 
@@ -240,6 +251,13 @@ def test_open_time_with_each_bad_probe_doubles_to_its_cap(spread: float, share: 
         breaker = probed(breaker, Unsent("refused"), spread=spread)
         waits.append(breaker.retry_us - NOW_US)
     assert waits == [int(s * share * SECOND_US) for s in (4, 8, 16, 32, 60, 60, 60)]
+
+
+def test_throttled_probe_is_neither_good_nor_bad_and_is_made_again_when_the_system_said() -> None:
+    breaker = probed(after(Breaker(), Unknown(HUNG)), Accepted())
+    again = probed(breaker, Throttled(90))
+    assert again == replace(breaker, state=State.OPEN, retry_us=NOW_US + 90 * SECOND_US)
+    assert probed(again, Accepted()).state is State.CLOSED
 
 
 @pytest.mark.parametrize(("quiet_us", "opens"), [(LASTING_US - 1, 3), (LASTING_US, 1)])
@@ -347,12 +365,21 @@ def test_any_story_at_each_step_acts_exactly_when_the_state_says_so(story: list[
             assert shortest_us <= breaker.retry_us - now_us <= int(RULE.max_open_s * SECOND_US)
 
 
-_quiet = st.sampled_from([Accepted(), Throttled(1), Unknown("server_error"), Rejected("A"), Unknown(INTERRUPTED)])
+_quiet = st.sampled_from(
+    [
+        Accepted(),
+        Throttled(1),
+        Unknown("server_error"),
+        Rejected("A"),
+        Unknown(INTERRUPTED),
+        Unsent("retry", is_answer=True),
+    ]
+)
 
 
 @steadily
 @given(st.lists(_quiet, max_size=60))
-def test_one_lane_whatever_it_meets_but_silence_and_refusal_never_opens(outcomes: list[Outcome]) -> None:
+def test_one_lane_whatever_it_is_answered_but_a_refused_credential_never_opens(outcomes: list[Outcome]) -> None:
     assert after(Breaker(), *outcomes, lane=1).state is State.CLOSED
 
 

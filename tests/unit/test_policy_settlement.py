@@ -95,6 +95,7 @@ ENDS: dict[str, tuple[Outcome | None, int, str]] = {  # what ended the lease, ho
     "rejected": (Rejected("INVALID", "no total"), 0, PARKED),
     "throttled": (Throttled(30), 0, IN_PLACE),
     "unsent": (Unsent("refused"), 0, RETRIED),
+    "answered": (Unsent("retry", is_answer=True), 0, RETRIED),
     "unknown": (Unknown("server_error"), 1, RETRIED),
     "interrupted": (Unknown(INTERRUPTED), 1, AGAIN),
 }
@@ -120,9 +121,9 @@ def test_lane_after_an_accepted_prefix_and_each_ending_stands_where_it_should(
         AGAIN: (NOW_US, attempts_before),
         IN_PLACE: (it.attempts[0].record.staged_us if accepted else DUE_US, attempts_before),
         PARKED: (NOW_US, 0),
-        RETRIED: (NOW_US + 4 * SECOND_US, attempts_before + doubt),
+        RETRIED: (NOW_US + 4 * SECOND_US, attempts_before + (end != "unsent")),
     }[follows]
-    if follows == RETRIED and attempts_before + doubt == 2:
+    if follows == RETRIED and expected[1] == 2:
         expected = (NOW_US + 8 * SECOND_US, 2)
     assert (lane.due_us, lane.attempts) == expected
     assert (lane.in_doubt, lane.doubted_us) == ((1, NOW_US - AGO_US) if doubt else (0, 0))
@@ -212,6 +213,7 @@ def test_rejection_when_the_breaker_is_open_for_another_reason_is_the_records_fa
     ("outcome", "attempts", "age_s", "code"),
     [
         (Unknown("server_error", "503"), 2, 10, "attempts"),
+        (Unsent("retry", "409", is_answer=True), 2, 10, "attempts"),
         (Unknown("server_error", "503"), 0, 3600, "expired"),
         (Unsent("refused"), 0, 3600, "expired"),
     ],
@@ -239,7 +241,7 @@ def test_failure_when_it_opens_the_breaker_itself_gives_nothing_up(outcome: Outc
     assert (result.breaker.state, result.parked) == (State.OPEN, [])
 
 
-def test_unsent_record_when_tried_for_ever_costs_no_attempt() -> None:
+def test_record_that_reached_nobody_when_tried_for_ever_costs_no_attempt() -> None:
     of = row(attempts=2)
     _, lane = one(report(of, Unsent("refused")), of)
     assert lane.attempts == 2
@@ -286,6 +288,7 @@ def test_answered_look_up_when_the_breaker_has_a_streak_does_not_end_it(answer: 
 # --- whatever is reported -----------------------------------------------------------------------------------
 
 _FAILURES: list[Outcome] = [
+    Unsent("retry", is_answer=True),
     Rejected("SCHEMA"),
     Rejected("OTHER"),
     Throttled(1),

@@ -205,8 +205,8 @@ class Retry(Strict):
     """How a record is tried again whose attempts fail while its system is well."""
 
     max_attempts: int = Field(default=12, ge=1)
-    """Attempts with an unknown outcome before the record is parked. Attempts that certainly reached nobody, and
-    the time that a system is down, don't count."""
+    """Attempts whose outcome is unknown, or that the system answered by putting the record off, before the record is
+    parked. Attempts that certainly reached nobody, and the time that a system is down, don't count."""
     base: Duration = 1.0
     """The first wait is random up to this; each next one may be twice as long."""
     cap: Duration = 300.0

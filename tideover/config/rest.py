@@ -127,7 +127,8 @@ class Bulk(Strict):
     detail: Expression = "errors[0].message || error.message || message"
     """Where a failed result explains itself to people."""
     retry_codes: list[str] = Field(default_factory=list)
-    """Codes of failed results that are the system's fault and not the record's: that record is sent again."""
+    """Codes of failed results that are the system's fault and not the record's: that record is sent again, up to
+    `max_attempts` times while the system is well."""
 
     @model_validator(mode="after")
     def _key_has_its_place(self) -> Bulk:
@@ -162,9 +163,9 @@ class Operation(Strict):
     detail: Expression = "errors[0].message || error.message || message"
     """Where an error's answer explains itself to people."""
     retry_codes: list[str] = Field(default_factory=list)
-    """Codes of rejections that are the system's fault and not the record's: it is sent again. They count for
-    single calls, voids, and batches that are refused as a whole; `bulk` has its own for single results. A rule of
-    `errors` that fits goes before."""
+    """Codes of rejections that are the system's fault and not the record's: it is sent again, up to `max_attempts`
+    times while the system is well. They count for single calls, voids, and batches that are refused as a whole; `bulk`
+    has its own for single results. A rule of `errors` that fits goes before."""
     bulk: Bulk | None = None
     """One call that carries many records, where the system has one. A single record goes the single way."""
     lookup: LookUpCall | None = None

@@ -22,7 +22,7 @@ from tideover.hub.claims import Claims
 from tideover.hub.hand import Hand, priority_of
 from tideover.hub.offer import Offer
 from tideover.hub.pace import Pace
-from tideover.hub.probing import Prober
+from tideover.hub.probing import NO_SLOT, Prober, Slot
 from tideover.hub.reconciling import Reconciler
 from tideover.hub.routing import Shape
 from tideover.hub.runs import Held, Run, Sender
@@ -82,10 +82,11 @@ class Line:
         if not self._is_open:
             self._shut.set()
         self._claims = Claims(rt, system, terms.routes, self.lease_s)
+        self._slot = NO_SLOT
         self._senders = {name: self._make_sender(name, shape) for name in terms.routes}
         breaker_rule = rt.breaker_rule(system, has_probe=connector.has_probe)
         self._settler = self._make_settler(breaker_rule)
-        self._prober = Prober(rt, system, connector, breaker_rule, self._call_s)
+        self._prober = Prober(rt, system, connector, breaker_rule, self._call_s, self.lease_s)
         self.offer = Offer(is_wanted=gate.is_due and self._prober.needs_record(gate))
         self._reconciler = Reconciler(rt, system, connector, self._call_s)
         self._reconciles = bool(terms.group) and any(it.on_unknown == "reroute" for it in terms.routes.values())
@@ -103,6 +104,7 @@ class Line:
             on_written=self._let_go,
             on_settled=self._terms.stirred.set,
             pause_s=lambda: self._connector.pause_s,
+            prober=lambda: self._slot.number,
         )
 
     def _make_sender(self, name: str, shape: Shape | None) -> Sender:
@@ -353,33 +355,36 @@ class Line:
             return True
         return self._reconciles and await store.has_case(self.system)
 
-    async def _probe_with_a_record(self, slot: int) -> Gate | None:
-        """Send one real record through the half-open breaker; None when none waits that it may have. Then ask about
+    async def _probe_with_a_record(self, slot: Slot) -> bool:
+        """Send one real record through the half-open breaker; False when none waits that it may have. Then ask about
         what may be there and went elsewhere: nobody else would, however long no record comes."""
+        self._slot = slot
         for name in self._terms.routes:
             claimed_at = self._rt.monotonic()
             leases = await self._claims.for_probe(name)
             for lease in leases:
                 held = self._hold(lease, claimed_at, is_probe=True)
+                held.deadline = min(held.deadline, slot.deadline)
                 self.offer.was_taken()
                 await self._senders[name].work_off([held], lambda: True, self._settler.put)
                 while not self._settler.is_idle:
                     await self._settler.something_settled()
-                return await self._rt.store.gate(self.system)
-        if self._reconciles and (gate := await self._probe_with_a_case(slot)):
-            return gate
+                return True
+        if self._reconciles and await self._probe_with_a_case(slot):
+            return True
         self.offer.was_unfit(self._rt.monotonic())
-        return None
+        return False
 
-    async def _probe_with_a_case(self, slot: int) -> Gate | None:
+    async def _probe_with_a_case(self, slot: Slot) -> bool:
         """That a look-up fails says that it is still down; that it is answered does not say that it books."""
         self.offer.answer()
         if self._reconciler.is_working:  # since before the gate was shut
-            return None
+            return False
         await self._reconciler.work(limit=1)
         if isinstance(self._reconciler.trouble, Unsent | Unknown):
-            return await self._prober.count(slot, self._reconciler.trouble)
-        return None
+            await self._prober.count(slot, self._reconciler.trouble)
+            return True
+        return False
 
     async def _ask_forever(self, routes: Sequence[str]) -> None:
         """A system that may get nothing can often still be asked. What it says frees a record for another provider, or

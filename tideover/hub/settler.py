@@ -12,7 +12,7 @@ from tideover.errors import HubUnavailable
 from tideover.hub.runs import Run
 from tideover.hub.runtime import Runtime
 from tideover.policy.breaker import BreakerRule
-from tideover.policy.settlement import RouteRule
+from tideover.policy.settlement import LaneReport, RouteRule
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.systems import Gate
 
@@ -51,11 +51,12 @@ class Settler:
         on_written: Callable[[Sequence[Run]], None] = lambda _: None,
         on_settled: Callable[[], None] = lambda: None,
         pause_s: Callable[[], float] = lambda: 0.0,
+        prober: Callable[[], int] = lambda: 0,
     ) -> None:
         """`on_written` gets the runs of a batch that is written; `on_settled` is called after each try. `group`: the
-        failover group of the delivery, if any.
-        `pause_s`: for how long the system may not be called, by what its answers said of its quota."""
-        self._pause_s = pause_s
+        failover group of the delivery, if any. `pause_s`: for how long the system may not be called, by what its
+        answers said of its quota. `prober`: the number of the slot that this line's last probe was made in."""
+        self._pause_s, self._prober = pause_s, prober
         self._group, self._on_written, self._on_settled = group, on_written, on_settled
         self._rt, self._system, self._rules, self._breaker_rule = rt, system, rules, breaker_rule
         self._counts, self._on_gate = counts, on_gate
@@ -132,7 +133,7 @@ class Settler:
         last_call = max(run.held.deadline for run in batch)
         while True:
             now = self._rt.monotonic()
-            reports = [run.report(now) for run in batch]
+            reports = [self._in_its_slot(run.report(now)) for run in batch]
             settlement = Settlement(
                 self._system,
                 reports,
@@ -158,6 +159,9 @@ class Settler:
             else:
                 self._count(batch, settled)
                 return
+
+    def _in_its_slot(self, report: LaneReport) -> LaneReport:
+        return report._replace(prober=self._prober()) if report.is_probe else report
 
     def _count(self, batch: Sequence[Run], settled: Settled) -> None:
         self._on_written(batch)

@@ -6,10 +6,11 @@
        ▲                                             │ `retry_us` reached: one prober in the whole cluster
        │  `successes` good probes                    ▼
        └───────────────────────────────────────── HALF_OPEN ── a bad probe ──▶ OPEN, for twice as long
+                                                        └───── throttled ────▶ OPEN, for as long as it asked
 
 Consecutive failures, not a failure rate: a window of 100 calls never trips for a carrier that gets 20 calls an hour.
-One bad record does not open it: unknown outcomes and rejections count once per lane. An operator can force it open or
-closed; a forced breaker ignores everything but the operator.
+One bad record does not open it: unknown outcomes, rejections and whatever else the system answers count once per lane.
+An operator can force it open or closed; a forced breaker ignores everything but the operator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tideover.model import (
+    BATCH_REJECTED,
     CREDENTIALS,
     HUNG,
     INTERRUPTED,
@@ -50,9 +52,10 @@ class Reason(enum.StrEnum):
     OPERATOR = "operator"
 
 
-# Why a breaker is open by a call that may have been processed; any other code: it is failing. A system that redirects
+# Why a breaker is open by a call that reached its system; any other code: it is failing. A system that redirects
 # does so to records only, maybe, while its probe is well: then only a record can tell that it has been mended.
 _CALLED = {HUNG: Reason.HUNG, REDIRECTED: Reason.CONTRACT}
+_NO_WORD = (INTERRUPTED, BATCH_REJECTED)  # codes of what the system had no part in
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def step(
             return (replace(breaker, state=State.HALF_OPEN) if can_probe else breaker), ()
         case Result() if breaker.is_forced:
             return breaker, ()
-        case Result(outcome=Unknown(code=code)) if code == INTERRUPTED:
+        case Result(outcome=Unknown(code=code) | Unsent(code=code)) if code in _NO_WORD:
             return breaker, ()
         case Result(is_probe=True) if breaker.state is State.HALF_OPEN:
             return _probed(breaker, event, now_us, rule, spread)
@@ -163,12 +166,12 @@ def _counted(
             return breaker, ()
         case Rejected(code=code, detail=detail):
             return _rejected(breaker, result, code, detail, now_us, rule, spread)
-        case Unsent(code=code, detail=detail):
+        case Unsent(code=code, detail=detail, is_answer=False):
             counted = (*breaker.failing, result.lane)  # never the record's fault, so each one counts
-            reason = Reason.CREDENTIALS if code == CREDENTIALS else Reason.UNREACHABLE
-        case Unknown(code=code, detail=detail):
+            reason = _reason(result.outcome)
+        case Unsent(code=code, detail=detail) | Unknown(code=code, detail=detail):
             counted = breaker.failing if result.lane in breaker.failing else (*breaker.failing, result.lane)
-            reason = _CALLED.get(code, Reason.FAILING)
+            reason = _reason(result.outcome)
     first = breaker.first_failure_us if breaker.failing else now_us
     breaker = replace(breaker, failing=counted, first_failure_us=first)
     if len(counted) >= rule.failures or reason in (Reason.CREDENTIALS, Reason.HUNG):
@@ -202,7 +205,10 @@ def _probed(
     breaker: Breaker, result: Result, now_us: int, rule: BreakerRule, spread: float
 ) -> tuple[Breaker, Sequence[Action]]:
     match result.outcome:
-        case Accepted() | Throttled():
+        case Throttled(delay_s=delay_s):
+            # It answers, but serves nobody yet: neither good nor bad. It says itself when to ask again.
+            return replace(breaker, state=State.OPEN, retry_us=now_us + int(delay_s * SECOND_US)), ()
+        case Accepted():
             is_good = True
         case Rejected(code=code):
             # Of a breaker that opened for its contract, the same rejection again is the very fault.
@@ -215,6 +221,16 @@ def _probed(
     if successes < rule.successes:
         return replace(breaker, successes=successes), ()
     return _close(breaker, now_us), (Action.CLOSED,)
+
+
+def _reason(outcome: Unsent | Unknown) -> Reason:
+    if outcome.code == CREDENTIALS:
+        return Reason.CREDENTIALS
+    if isinstance(outcome, Unsent):
+        is_moved = outcome.is_answer and outcome.code == REDIRECTED
+        answered = Reason.CONTRACT if is_moved else Reason.FAILING
+        return answered if outcome.is_answer else Reason.UNREACHABLE
+    return _CALLED.get(outcome.code, Reason.FAILING)
 
 
 def _open(breaker: Breaker, reason: Reason, detail: str, now_us: int, rule: BreakerRule, spread: float) -> Breaker:
@@ -236,14 +252,8 @@ def _open(breaker: Breaker, reason: Reason, detail: str, now_us: int, rule: Brea
 
 def _reopen(breaker: Breaker, outcome: Outcome, now_us: int, rule: BreakerRule, spread: float) -> Breaker:
     reason, detail = breaker.reason, breaker.detail
-    match outcome:
-        case Unsent(code=code, detail=text):
-            reason, detail = (
-                (Reason.CREDENTIALS if code == CREDENTIALS else Reason.UNREACHABLE).value,
-                _join(code, text),
-            )
-        case Unknown(code=code, detail=text):
-            reason, detail = _CALLED.get(code, Reason.FAILING).value, _join(code, text)
+    if isinstance(outcome, Unsent | Unknown):
+        reason, detail = _reason(outcome).value, _join(outcome.code, outcome.detail)
     if breaker.reason == Reason.CONTRACT and reason != Reason.CONTRACT:
         reason = Reason.CONTRACT.value  # until the contract fits again, only a real record may close it
     opens = breaker.opens + 1

@@ -1,8 +1,9 @@
 """When a record is tried again, and when it is given up: exponential backoff with full jitter, by count and by age.
 
 Wait before attempt n+1, after n attempts: uniform in [0, min(cap, base * 2**(n-1))] (full jitter, as in "Exponential
-Backoff And Jitter", AWS Architecture Blog). Only attempts whose outcome is unknown count: what certainly reached
-nobody says nothing about the record, and while a system is down its breaker lets nothing be attempted.
+Backoff And Jitter", AWS Architecture Blog). Only attempts count whose outcome is unknown, or that the system
+answered: what reached nobody says nothing about the record, and while a system is down its breaker lets nothing be
+attempted.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class LaneReport(NamedTuple):
 
     `attempts` in order: all but the last sent record were accepted. `doubt`: how many records, from the first one not
     accepted on, may have been processed by the provider; `doubted_us`: since when, on the database's clock, or 0 for
-    the last attempt's beginning. `counted`: how many records the claim took from the system's limits.
+    the last attempt's beginning. `counted`: how many records the claim took from the system's limits. `prober`: the
+    number of the slot that a probe was made in.
     """
 
     lane: int
@@ -86,6 +87,7 @@ class LaneReport(NamedTuple):
     is_probe: bool = False
     is_canary: bool = False
     counted: int = 0
+    prober: int = 0
 
 
 class LaneRow(NamedTuple):
@@ -161,8 +163,10 @@ def plan(
     breaker_rule: BreakerRule,
     now_us: int,
     spread: Callable[[], float],
+    prober: int = 0,
 ) -> Plan:
-    """Everything that follows from the reports. `spread` gives random numbers in [0, 1).
+    """Everything that follows from the reports. `spread` gives random numbers in [0, 1). `prober`: the number of the
+    slot that somebody has now; a probe that was made in another one is no probe any more.
 
     Of two reports of one lane the first counts: it gives the lease back.
     """
@@ -175,6 +179,8 @@ def plan(
             result.refused.append(report.lane)
         else:
             settled.add(row.id)
+            if report.is_probe and report.prober != prober:
+                report = report._replace(is_probe=False)  # its slot is somebody else's by now
             valid.append((row, report, _is_smooth(report)))
     # The breaker first: whether a rejection is the record's fault shows only in what the others met.
     for row, report, is_smooth in valid:
@@ -349,7 +355,8 @@ def _settle_failure(
         return
     age_s = (now_us - record.staged_us) / SECOND_US
     is_system_down = result.breaker.state is not State.CLOSED
-    attempts = released.attempts + (isinstance(outcome, Unknown) and not is_system_down)
+    is_answer = isinstance(outcome, Unknown) or outcome.is_answer
+    attempts = released.attempts + (is_answer and not is_system_down)
     given_up = None if is_system_down else reason_to_give_up(rule.retry, attempts, age_s)
     if given_up:
         detail = f"last outcome: {outcome.code} {outcome.detail}".strip()

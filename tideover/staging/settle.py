@@ -60,6 +60,7 @@ def settle(
         system=settlement.system,
         rules=settlement.rules,
         breaker_rule=settlement.breaker_rule,
+        prober=row.holder(tx.now_us),
         now_us=tx.now_us,
         spread=spread,
     )

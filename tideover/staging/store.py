@@ -178,15 +178,17 @@ class Store:
 
     async def take_probe(self, system: str, lease_s: float) -> int | None:
         """The only half-open slot of the cluster, for a while, if it is time to probe and nobody has it."""
-        return await self.database.write(lambda tx: systems.take_probe(tx, system, lease_s))
+        tried: set[systems.Slot] = set()
+        return await self.database.write(lambda tx: systems.take_probe(tx, system, lease_s, tried))
 
     async def end_probe(self, system: str, prober: int, result: Result, rule: BreakerRule) -> systems.Gate:
         return await self.database.write(
             lambda tx: systems.end_probe(tx, system, prober, result, rule, self._spread()).gate(tx.now_us)
         )
 
-    async def release_probe(self, system: str, prober: int) -> None:
-        await self.database.write(lambda tx: systems.release_probe(tx, system, prober))
+    async def release_probe(self, system: str, prober: int) -> systems.Gate:
+        """Give the slot back, if it is still this prober's."""
+        return await self.database.write(lambda tx: systems.release_probe(tx, system, prober).gate(tx.now_us))
 
     async def tell(self, system: str, result: Result, rule: BreakerRule) -> systems.Gate:
         """Count a call that carried no record, such as a probe of a system that seems well."""

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import text
 
-from tideover.model import PRIORITIES, SECOND_US, HubEvent
+from tideover.model import PRIORITIES, SECOND_US, HubEvent, Throttled
 from tideover.policy.breaker import (
     Action,
     Breaker,
@@ -21,6 +21,7 @@ from tideover.policy.breaker import (
     may_probe,
     step,
 )
+from tideover.policy.quota import throttle
 from tideover.staging import ledger
 from tideover.staging.database import Transaction
 from tideover.staging.events import announce
@@ -66,6 +67,10 @@ class SystemRow:
     throttles: int = 0
     draining_us: int = 0
     stored: str = _FRESH
+
+    def holder(self, now_us: int) -> int:
+        """The number of the prober that has the slot at `now_us`; 0: nobody has it."""
+        return self.prober if self.prober_until_us > now_us else 0
 
     def gate(self, now_us: int) -> Gate:
         """What this row means for a caller at `now_us`."""
@@ -193,16 +198,36 @@ def tell(
     """Let an event change a system's breaker."""
     row = load(tx, name, for_update=True)
     breaker, actions = step(row.breaker, event, tx.now_us, rule, spread)
-    return apply(tx, row, breaker, actions), actions
+    return _heard(tx, row, event, breaker, actions), actions
 
 
-def take_probe(tx: Transaction, name: str, lease_s: float) -> int | None:
-    """The half-open slot: a number that proves the right to probe, or None when it is not time or somebody has it."""
+def _heard(tx: Transaction, row: SystemRow, event: Event, breaker: Breaker, actions: Sequence[Action]) -> SystemRow:
+    """Write what an event changed, and the pause that the system asked for in it."""
+    outcome = event.outcome if isinstance(event, Result) else None
+    if not isinstance(outcome, Throttled):
+        return apply(tx, row, breaker, actions)
+    asked_s, guess_s = (outcome.delay_s, 0.0) if outcome.is_asked else (0.0, outcome.delay_s)
+    is_paused = row.paused_until_us > tx.now_us
+    pause_s, throttles = throttle(asked_s, guess_s, row.throttles, is_paused=is_paused, is_served=False)
+    return apply(tx, row, breaker, actions, pause_s=pause_s, throttles=throttles)
+
+
+Slot = tuple[int, int]  # a prober's number, and until when
+
+
+def take_probe(tx: Transaction, name: str, lease_s: float, tried: set[Slot]) -> int | None:
+    """The half-open slot: a number that proves the right to probe, or None when it is not time or somebody has it.
+
+    `tried`: what the same call wrote before, in transactions of which nobody knows whether they were committed.
+    """
     row = load(tx, name, for_update=True)
+    if (row.prober, row.prober_until_us) in tried:
+        return row.prober
     if not may_probe(row.breaker, tx.now_us) or max(row.prober_until_us, row.paused_until_us) > tx.now_us:
         return None
     breaker, _ = step(row.breaker, ProbeBegan(), tx.now_us, BreakerRule(), 0.0)
     until_us = tx.now_us + int(lease_s * SECOND_US)
+    tried.add((row.prober + 1, until_us))
     return _write(tx, replace(row, breaker=breaker, prober=row.prober + 1, prober_until_us=until_us)).prober
 
 
@@ -213,14 +238,15 @@ def end_probe(tx: Transaction, name: str, prober: int, result: Result, rule: Bre
         return row
     freed = _write(tx, replace(row, prober_until_us=0))
     breaker, actions = step(row.breaker, result, tx.now_us, rule, spread)
-    return apply(tx, freed, breaker, actions)
+    return _heard(tx, freed, result, breaker, actions)
 
 
-def release_probe(tx: Transaction, name: str, prober: int) -> None:
-    """Give the slot back without a result."""
+def release_probe(tx: Transaction, name: str, prober: int) -> SystemRow:
+    """Give the slot back, if it is still this prober's."""
     row = load(tx, name, for_update=True)
     if row.prober == prober and row.prober_until_us:
-        _write(tx, replace(row, prober_until_us=0))
+        return _write(tx, replace(row, prober_until_us=0))
+    return row
 
 
 def _begin_outage(tx: Transaction, name: str, breaker: Breaker) -> None:

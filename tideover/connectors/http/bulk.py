@@ -87,5 +87,5 @@ def _outcome(result: object, bulk: Bulk, hidden: Hidden) -> Outcome:
     code = text(bulk.code, result)
     detail = tidy(text(bulk.detail, result) or "", hidden)
     if code in bulk.retry_codes:
-        return Unsent(RETRY, detail or code or "")
+        return Unsent(RETRY, detail or code or "", is_answer=True)
     return Rejected(code_or(code, "rejected", hidden), detail)

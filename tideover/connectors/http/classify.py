@@ -113,7 +113,7 @@ def classify(answer: Answer, meaning: Meaning, hidden: Hidden = nothing) -> Outc
         return Unknown("unreadable", _said(answer, meaning, hidden))
     if status <= 399:
         detail = f"http {status}{_REDIRECTS}"
-        return Unknown(REDIRECTED, detail) if meaning.has_effect else Unsent(REDIRECTED, detail)
+        return Unknown(REDIRECTED, detail) if meaning.has_effect else Unsent(REDIRECTED, detail, is_answer=True)
     return _failure(answer, meaning, hidden)
 
 
@@ -149,7 +149,7 @@ def _by_rule(answer: Answer, rule: ErrorRule, meaning: Meaning, hidden: Hidden) 
             said = delay_s(answer.headers, meaning.reset_headers)
             return _throttled(said, capped(rule.delay), detail)
         case "unsent":
-            return Unsent(rule.code or f"http_{answer.status}", detail)
+            return Unsent(rule.code or f"http_{answer.status}", detail, is_answer=True)
         case "unknown":
             return Unknown(rule.code or "server_error", detail)
         case "credentials":
@@ -191,7 +191,7 @@ def _failure(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
         return Unknown("server_error", detail)
     is_body_asked = bool(meaning.retry_codes) or any(_asks_body(rule, status) for rule in meaning.rules)
     if answer.trouble not in (None, "oversize") and is_body_asked:
-        return Unsent("unreadable", f"http {status}, not whole")
+        return Unsent("unreadable", f"http {status}, not whole", is_answer=True)
     if status in _NOWHERE and meaning.has_effect and status not in meaning.gone and not is_own_word(answer):
         return Unknown("unreadable", f"{detail}{_NOBODY}")
     return _refusal(answer, meaning, hidden)
@@ -205,7 +205,7 @@ def _refusal(answer: Answer, meaning: Meaning, hidden: Hidden) -> Outcome:
     """What a plain no means: rejected, unless the description says more of its code or its status."""
     detail = _said(answer, meaning, hidden)
     if meaning.retry_codes and _found_code(answer, meaning) in meaning.retry_codes:
-        return Unsent(RETRY, detail)
+        return Unsent(RETRY, detail, is_answer=True)
     if answer.status in meaning.gone:
         return Accepted() if _is_gone(answer, meaning) else Unknown("unreadable", f"http {answer.status}{_NO_WORD}")
     return Rejected(_code(answer, meaning, None, hidden), detail)

@@ -11,9 +11,8 @@ from tideover.connectors.http.answer import Answer
 from tideover.connectors.http.classify import Meaning, classify, void_meaning
 from tideover.connectors.http.requests import Call, Unusable, several, single, undoing
 from tideover.connectors.http.scrub import Hidden
-from tideover.model import Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
+from tideover.model import BATCH_REJECTED, Accepted, Outcome, Outgoing, Rejected, Throttled, Unknown, Unsent
 
-BATCH_REJECTED = "batch_rejected"  # the Unsent code of a record whose batch was refused, maybe because of another one
 NO_VOID = "no_void"  # the Rejected code of a void that the system's description does not know
 
 Came = Answer | Unsent | Throttled | Unknown
