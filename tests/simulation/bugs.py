@@ -14,7 +14,7 @@ from tideover.hub.line import Line
 from tideover.hub.runs import Run, Sender
 from tideover.model import Order
 from tideover.policy import breaker, choice, resolve, retry, settlement
-from tideover.staging import desks, leases, settle, shares, stage, systems
+from tideover.staging import desks, heads, leases, settle, shares, stage, systems
 from tideover.staging.store import Store
 
 
@@ -107,7 +107,7 @@ BUGS = (
         "expired lease treated as ready",
         "A lease that ran out was never used: its records are claimed as if they were new.",
         _edit(
-            leases._read_heads,
+            heads.read,
             (
                 "head.run = head.in_doubt or depth",
                 "head.in_doubt = 0 if head.lease_until_us else head.in_doubt\n"
