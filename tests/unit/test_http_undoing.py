@@ -108,7 +108,7 @@ def test_answer_to_a_void_is_believed_no_more_than_its_status_proves(
         case Rejected():
             assert (400 <= status <= 499 and status not in (404, 409)) or (200 <= status <= 299 and ok is not None)
         case Unknown():
-            assert status < 400 or status in (404, 408, 409, 425) or status >= 500
+            assert status < 400 or status in (404, 405, 408, 409, 421, 425, 426) or status >= 500
 
 
 @pytest.mark.parametrize(
