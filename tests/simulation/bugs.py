@@ -82,8 +82,8 @@ BUGS = (
         "Whoever settles a lane that is leased may do so: its token is not compared.",
         _edit(settlement.plan, ("row.token != report.token or ", "")),
         rules={"settled without a lease"},
-        within=400,
-        first=130,
+        within=700,
+        first=626,
     ),
     _bug(
         "unknown treated as unsent",
@@ -137,8 +137,8 @@ BUGS = (
         ),
         _edit(systems._write, (" and version = :version", "")),
         rules={"a prober's number went back", "a breaker closed without a probe", "a pause was forgotten"},
-        within=40,
-        first=2,
+        within=80,
+        first=41,
     ),
     _bug(
         "half-open stampede",
@@ -171,7 +171,7 @@ BUGS = (
         _edit(
             leases.claim,
             (
-                "taken: list[Take] = []",
+                "haul = Haul()",
                 "tx.conn.execute(\n"
                 "        text(\n"
                 '            "update lane set lease_until_us = 0, in_doubt = 0 "\n'
@@ -179,7 +179,7 @@ BUGS = (
                 "        ),\n"
                 '        {"route": wish.route, "now": tx.now_us},\n'
                 "    )\n"
-                "    taken: list[Take] = []",
+                "    haul = Haul()",
             ),
         ),
         rules={"moved while in doubt", "taken for unsent", "a doubt was forgotten"},
@@ -360,6 +360,7 @@ BUGS = (
         "Each look at a system that is down is news to whoever claims; who then asks for another look.",
         _edit(Line._look, ("if is_news:", "if True:")),
         rules={"a loop that waits for hardly anything"},
-        within=40,
+        within=180,
+        first=108,
     ),
 )
