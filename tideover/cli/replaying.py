@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,8 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
             raise Refused("nothing that fits is parked; `tideover parked` lists what is")
         selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more
         confirm(cli, f"Replay {amount(len(found), 'parked record')}?", yes=yes)
-        with busy(f"replaying {amount(len(found), 'record')}"):
+        # What a mapping prints is no part of our answer.
+        with busy(f"replaying {amount(len(found), 'record')}"), redirect_stdout(sys.stderr):
             done = await replaying.replay(rt, selection)
     if cli.as_json:
         cli.write_json({"replayed": done.replayed, "still_broken": done.still_broken, "left": done.left})
