@@ -126,5 +126,5 @@ def test_every_numbered_test_is_on_the_page_in_each_of_its_rows() -> None:
 def test_every_test_that_a_page_names_is_there() -> None:
     there = {name for file in TESTS.rglob("test_*.py") for name in functions(file)}
     pages = [TESTS.parent / "README.md", *sorted((TESTS.parent / "docs").rglob("*.md"))]
-    missing = {page.name: set(MENTIONED.findall(page.read_text())) - there for page in pages}
+    missing = {str(page): set(MENTIONED.findall(page.read_text())) - there for page in pages}
     assert {page: names for page, names in missing.items() if names} == {}
