@@ -46,7 +46,8 @@ def shipping(ending: Ending, *, parked: int = 0) -> Progress:
         ),
         (
             shipping(Ending.DRAINED, parked=1), "Parked",
-            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them in place of a preferred provider; 1 parked, a person is needed",
+            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them in place of a preferred provider; "
+            "1 parked, a person is needed",
         ),
     ],
 )  # fmt: skip
