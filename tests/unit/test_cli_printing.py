@@ -15,6 +15,8 @@ from tideover.cli.explaining import covered, explained
 from tideover.cli.frame import EXIT_CODES
 from tideover.cli.gates import in_words, next_probe
 from tideover.cli.printing import amount, cell, plain, span, stamp, table
+from tideover.cli.signing import MAX_REASON
+from tideover.cli.signing import reason as said
 from tideover.errors import (
     AccessError,
     ConfigError,
@@ -202,3 +204,10 @@ def test_probe_whose_time_has_come_is_due() -> None:
     assert next_probe(Gate(State.OPEN, "hung", "", False, False, 0.0)) == "due"
     assert next_probe(Gate(State.OPEN, "hung", "", False, False, 2.5)) == "in 2.5 s"
     assert next_probe(Gate(State.OPEN, "operator", "", True, False, 0.0)) == "never"
+
+
+def test_reason_is_kept_in_short_and_never_longer_than_a_board_can_show() -> None:
+    assert said(" upgrade until four ") == "upgrade until four"
+    assert said("x" * MAX_REASON) == "x" * MAX_REASON
+    with pytest.raises(Refused, match=r"--why has 5,000 characters, more than 500: say it in short"):
+        said("x" * 5_000)
