@@ -58,7 +58,7 @@ def said_of(counts: Counts, *, parked_at_intake: int = 0) -> str:
     by_whom = f" ({', '.join(shares)})" if shares and list(counts["by_system"]) != [counts["target"]] else ""
     said = [f"{counts['delivered']} delivered to {counts['target']}{by_whom}"]
     if counts["failed_over"]:
-        said.append(f"{counts['failed_over']} of them by a backup")
+        said.append(f"{counts['failed_over']} of them in place of a preferred provider")
     if why := _why_it_waits(counts):
         said.append(why)
     if parked := counts["parked"] + parked_at_intake:

@@ -33,9 +33,10 @@ async def replay(
         await publish(rt)
     message = f"{replayed.replayed} replayed, {replayed.still_broken} still broken"
     message += f", {replayed.left} left alone" if replayed.left else ""
+    message += f", {replayed.unchanged} unchanged" if replayed.unchanged else ""
+    message += f", {replayed.left_out} left out by the mapping" if replayed.left_out else ""
+    message += f", {replayed.superseded} superseded" if replayed.superseded else ""
     message += f" ({replayed.why})" if replayed.why else ""
     logger().info(message)
-    data = {"replayed": replayed.replayed, "still_broken": replayed.still_broken, "left": replayed.left}
-    return Completed(
-        name="Parked" if replayed.still_broken or replayed.left else "Completed", message=message, data=data
-    )
+    name = "Parked" if replayed.still_broken or replayed.left else "Completed"
+    return Completed(name=name, message=message, data=replayed.counts)

@@ -119,7 +119,7 @@ async def test_delivery_that_fails_over_has_the_subflow_in_its_graph_and_ends_fa
     await run(reading)
     state = await run(deliver, target="shipping")
     assert (state.type, state.name) == (StateType.COMPLETED, "FailedOver")
-    assert state.message == "30 delivered to shipping (carrier-b 30); 30 of them by a backup"
+    assert state.message == "30 delivered to shipping (carrier-b 30); 30 of them in place of a preferred provider"
     assert await children(prefect_raw, state.state_details.flow_run_id) == [("failover-shipping", "FailedOver")]
     told = await artifact(prefect_raw, "failover-shipping")
     for row in ("| from | carrier-a |", "| to | carrier-b |", "| why | unreachable |", "in doubt at carrier-a | 0 |"):
@@ -156,7 +156,7 @@ async def test_delivery_that_fails_over_and_parks_ends_parked_and_says_both(live
     live.twins.upsert("orders", [{"id": "o-1", "customerId": "c", "weightKg": -5}])
     state = await run(sync, route=ROUTE)
     assert state.name == "Parked"
-    assert "9 of them by a backup; 1 parked" in (state.message or "")
+    assert "9 of them in place of a preferred provider; 1 parked" in (state.message or "")
 
 
 async def test_lingering_delivery_shows_failover_and_failback_while_they_happen(

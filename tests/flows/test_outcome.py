@@ -37,16 +37,17 @@ def shipping(ending: Ending, *, parked: int = 0) -> Progress:
         ),
         (
             shipping(Ending.DRAINED), "FailedOver",
-            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them by a backup",
+            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them in place of a preferred provider",
         ),
         (
             shipping(Ending.WAITING), "FailedOver",
-            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them by a backup; "
+            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them in place of a preferred provider; "
             "the rest is kept and tried again later",
         ),
         (
             shipping(Ending.DRAINED, parked=1), "Parked",
-            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them by a backup; 1 parked, a person is needed",
+            "5 delivered to shipping (carrier-a 1, carrier-b 4); 4 of them in place of a preferred provider; "
+            "1 parked, a person is needed",
         ),
     ],
 )  # fmt: skip

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.clihubs import CliHub, hangs, make_hub, order, rejects
+from tideover.cli.replaying import told
+from tideover.hub.replay import Replayed
 
 
 @pytest.fixture
@@ -98,9 +100,16 @@ def test_release_without_a_terminal_wants_a_yes(hub: CliHub) -> None:
 # --- replay -----------------------------------------------------------------------------------------------------
 
 
+def test_replay_tells_what_waits_apart_from_what_had_nothing_to_send() -> None:
+    assert told(Replayed(3, unchanged=50)) == "3 records wait to be delivered again, 50 unchanged"
+    assert told(Replayed(1, left_out=2, superseded=1)) == (
+        "1 record waits to be delivered again, 2 left out by the mapping, 1 superseded by newer versions"
+    )
+
+
 def test_replay_of_records_sends_them_again(hub: CliHub) -> None:
     ids = _ids(hub)
-    assert hub.json("replay", ids["B-1"], ids["B-2"], "--yes") == {"replayed": 2, "still_broken": 0, "left": 0}
+    assert hub.json("replay", ids["B-1"], ids["B-2"], "--yes") == Replayed(2).counts
     hub.happen([])
     assert [r["state"] for r in hub.json("trace", "B-1")["records"]] == ["delivered", "delivered"]
 

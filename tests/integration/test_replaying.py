@@ -13,7 +13,7 @@ from tests.hubs import hub_config, running
 from tideover.config.models import Hub
 from tideover.hub.delivery import Delivery
 from tideover.hub.intake import stage_records
-from tideover.hub.replay import correct, release, replay
+from tideover.hub.replay import Replayed, correct, release, replay
 from tideover.hub.runtime import Runtime
 from tideover.model import Outcome, Outgoing, Rejected
 from tideover.staging.parking import Selection
@@ -119,12 +119,29 @@ async def test_replay_of_what_a_newer_version_passed_at_intake_is_superseded_und
     async with running(mapping("latest"), database_url, {"crm": FakeSystem(), "erp": erp}) as rt:
         [parked] = await rt.store.parked(Selection())
         done = await replay(rt, Selection(records=(parked.record,)))
-        assert (done.replayed, done.still_broken, done.left) == (0, 0, 0)
+        assert done == Replayed(superseded=1)
         await Delivery(rt, "erp").run()
         assert sent(erp) == [1]
         [audit] = await rt.store.audit(["orders"])
         assert (audit.accepted, audit.delivered, audit.superseded, audit.parked) == (2, 1, 1, 0)
         assert (audit.difference, audit.faults) == (0, ())
+
+
+async def test_replay_of_what_was_delivered_unchanged_before_counts_what_waits_alone(database_url: str) -> None:
+    erp, crm = FakeSystem(), FakeSystem()
+    records = [{"id": f"k{n}", "n": n} for n in range(5)]
+    async with running(mapping("block"), database_url, {"crm": crm, "erp": erp}) as rt:
+        await stage_records(rt, "orders", records[:3])
+        await Delivery(rt, "erp").run()
+    async with running(mapping("block", "sku"), database_url, {"crm": crm, "erp": erp}) as rt:
+        await stage_records(rt, "orders", records)
+        assert len(await rt.store.parked(Selection())) == 5
+    async with running(mapping("block"), database_url, {"crm": crm, "erp": erp}) as rt:
+        assert await replay(rt, Selection()) == Replayed(2, unchanged=3)
+        await Delivery(rt, "erp").run()
+        assert sorted(sent(erp)) == [0, 1, 2, 3, 4]
+        [audit] = await rt.store.audit(["orders"])
+        assert (audit.delivered, audit.parked, audit.difference, audit.faults) == (5, 0, 0, ())
 
 
 @pytest.mark.parametrize("order", ["block", "latest"])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 
 from tideover.cli.doctor import check_prefect
 from tideover.cli.explaining import covered, explained
 from tideover.cli.frame import EXIT_CODES
 from tideover.cli.gates import in_words, next_probe
 from tideover.cli.printing import amount, cell, plain, span, stamp, table
+from tideover.cli.signing import MAX_REASON
+from tideover.cli.signing import reason as said
 from tideover.errors import (
     AccessError,
     ConfigError,
@@ -58,14 +63,62 @@ def test_plain_is_one_printable_line_whatever_comes(text: str) -> None:
     assert shown.isprintable() or shown == ""
 
 
-def test_table_on_a_narrow_screen_keeps_the_first_column_whole() -> None:
-    console = Console(width=60, color_system=None, record=True, quiet=False, file=None, force_terminal=False)
-    rows = table(("record", "detail"), wide=("detail",))
-    rows.add_row(cell("f" * 32), cell("a long text " * 10))
+def _printed(rows: Table, width: int) -> str:
+    console = Console(width=width, color_system=None, file=StringIO(), force_terminal=False)
     with console.capture() as captured:
         console.print(rows)
-    assert "f" * 32 in captured.get()
-    assert all(len(line) <= 60 for line in captured.get().splitlines())
+    shown = captured.get()
+    assert all(len(line) <= width for line in shown.splitlines())
+    return shown
+
+
+def test_table_on_a_narrow_screen_keeps_the_first_column_whole() -> None:
+    rows = table(("record", "detail"), wide=("detail",))
+    rows.add_row(cell("f" * 32), cell("a long text " * 10))
+    assert "f" * 32 in _printed(rows, 60)
+
+
+def _figures() -> Table:
+    rows = table(("system", "down", "backlog", "drained", "RTO", "why"), right=("down", "backlog"), wide=("why",))
+    rows.add_row(cell("carrier-a"), "9m 03s", "1,234,567", "12.3 s", "15m", cell("hung: no answer within 2 s"))
+    rows.add_row(cell("erp"), "–", "0", "–", "1h", cell(""))
+    return rows
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 40, 25])
+def test_table_on_any_screen_shows_every_name_and_figure_whole(width: int) -> None:
+    shown = _printed(_figures(), width)
+    for whole in ("carrier-a", "9m 03s", "1,234,567", "12.3 s", "15m", "1h", "why", "backlog", "RTO"):
+        assert whole in shown
+    assert "…" not in shown
+    assert "hung: no answer within 2 s" in " ".join(shown.split())
+
+
+def test_table_that_does_not_fit_lays_its_rows_out_as_names_and_values() -> None:
+    assert _printed(_figures(), 40) == (
+        "carrier-a\n"
+        "  down: 9m 03s  backlog: 1,234,567\n"
+        "  drained: 12.3 s  RTO: 15m\n"
+        "  why: hung: no answer within 2 s\n"
+        "erp\n"
+        "  down: –  backlog: 0  drained: –\n"
+        "  RTO: 1h\n"
+    )
+
+
+def test_table_that_does_not_fit_keeps_its_caption() -> None:
+    rows = _figures()
+    rows.caption = "* of the last hour"
+    assert _printed(rows, 40).endswith("* of the last hour\n")
+
+
+def test_board_of_a_provider_at_80_columns_keeps_reasons_and_figures_whole() -> None:
+    columns = ("provider", "breaker", "phase", "share", "relapses", "next", "in doubt", "reason")
+    rows = table(columns, right=("share", "relapses", "in doubt"), wide=("reason",))
+    shares = ("open (forced)", "canary 1 of 3", "2 %*", "3", "pause ends in 30.0 s", "12", "hung: it does not answer")
+    rows.add_row(cell("carrier-a"), *shares)
+    shown = _printed(rows, 80)
+    assert all(each in shown for each in shares)
 
 
 def test_explained_problem_has_a_caret_under_its_column() -> None:
@@ -151,3 +204,10 @@ def test_probe_whose_time_has_come_is_due() -> None:
     assert next_probe(Gate(State.OPEN, "hung", "", False, False, 0.0)) == "due"
     assert next_probe(Gate(State.OPEN, "hung", "", False, False, 2.5)) == "in 2.5 s"
     assert next_probe(Gate(State.OPEN, "operator", "", True, False, 0.0)) == "never"
+
+
+def test_reason_is_kept_in_short_and_never_longer_than_a_board_can_show() -> None:
+    assert said(" upgrade until four ") == "upgrade until four"
+    assert said("x" * MAX_REASON) == "x" * MAX_REASON
+    with pytest.raises(Refused, match=r"--why has 5,000 characters, more than 500: say it in short"):
+        said("x" * 5_000)

@@ -40,6 +40,15 @@ def test_function_when_sound_is_given_and_the_import_path_restored(folder: Path)
     assert sys.path == before
 
 
+def test_function_whose_module_prints_leaves_standard_output_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mappings_prints.py").write_text("print('hello')\ndef f(record): return record\n", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "mappings_prints", raising=False)
+    load_function("mappings_prints:f", folder)
+    assert capsys.readouterr() == ("", "hello\n")
+
+
 @pytest.mark.parametrize(
     ("dotted", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,28 @@ CRONS = [
     "15-45/15 * * * sun",
     "0 6 * * 5-7",
     "0 0 * * fri-sun",
+    "0 0 31 2,3 *",
+    "0 0 1,31 4 *",
+    "0 0 */30 2 *",
+    "0 0 30,l apr *",
+    "0 0 l 2 1",
+    "0 0 29-31 feb *",
+    "0 0 * 2 1",
+]
+NEVER = [
+    "0 0 30 2 *",
+    "0 0 31 4 *",
+    "0 0 30 feb *",
+    "0 0 30,31 2 *",
+    "0 0 30-31 feb *",
+    "0 0 31 4,6 *",
+    "0 0 31 sep,nov *",
+    "0 0 31 4-6/2 *",
+    "0 0 30-31/1 2 *",
+    "0 0 31,l 4 *",
+    "0 0 30 2 1",
+    "0 0 30 2 */1",
+    "0 0 30 2 sun-sat",
 ]
 
 
@@ -219,6 +242,36 @@ def test_cron_when_sound_is_sound_for_prefect_too() -> None:
     assert [CronSchedule(cron=expression).cron for expression in CRONS] == CRONS
 
 
+def test_cron_when_sound_has_a_next_time_for_prefect() -> None:
+    from prefect.server.schemas.schedules import CronSchedule
+
+    assert all(asyncio.run(CronSchedule(cron=expression).get_dates(1)) for expression in CRONS)
+
+
+@pytest.mark.parametrize("expression", NEVER)
+def test_cron_when_its_day_never_comes_is_refused_as_prefect_would_fail_on_it(expression: str) -> None:
+    from prefect.server.schemas.schedules import CronSchedule
+
+    with pytest.raises(ValueError, match="failed to find next date"):
+        asyncio.run(CronSchedule(cron=expression).get_dates(1))
+    fault = check_cron(expression)
+    assert fault is not None
+    assert fault[0].startswith("never comes")
+
+
+def test_cron_when_only_its_weekday_comes_is_mended_by_a_star() -> None:
+    fault = check_cron("0 0 30 2 1")
+    assert fault is not None
+    assert "for the weekdays alone, write `*` for the day of the month" in fault[1]
+
+
+@pytest.mark.parametrize("expression", ["0 0 31-31 2 *", "5-5 * * * *", "0 0 * feb-2 *", "0 0 * * sun-sun"])
+def test_cron_when_a_range_has_one_value_is_refused_as_prefect_takes_all(expression: str) -> None:
+    fault = check_cron(expression)
+    assert fault is not None
+    assert fault[0].startswith("has a range of one")
+
+
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
@@ -226,7 +279,7 @@ def test_cron_when_sound_is_sound_for_prefect_too() -> None:
         ("60 * * * *", 'minute "60"'), ("* 24 * * *", 'hour "24"'), ("* * 0 * *", 'day of the month "0"'),
         ("* * * 13 *", 'month "13"'), ("* * * * 8", 'day of the week "8"'), ("5-1 * * * *", 'minute "5-1"'),
         ("*/0 * * * *", 'minute "*/0"'), ("a * * * *", 'minute "a"'), ("* * * foo *", 'month "foo"'),
-        ("1,, * * * *", 'minute ""'), ("0 0 30 2 *", "never comes"), ("0 0 31 4 *", "never comes"),
+        ("1,, * * * *", 'minute ""'), ("5-5 * * * *", "a range of one minute"),
         ("* * * * ?", "week"),
     ],
 )  # fmt: skip

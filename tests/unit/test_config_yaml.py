@@ -141,13 +141,24 @@ def test_secret_shaped_tag_when_refused_is_cut_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "what"), [("missing.yaml", "no such file"), (".", "is a directory"), ("a\0b", "can't be read")]
+    ("name", "what"),
+    [
+        ("missing.yaml", "no such file"),
+        (".", "is a directory"),
+        ("a\0b", "can't be read"),
+    ],
 )
 def test_file_when_unreadable_says_why(tmp_path: Path, name: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path / name)
     assert what in caught.value.problems[0].what or "no such file" in caught.value.problems[0].what
     assert str(tmp_path) in str(caught.value)
+
+
+def test_file_when_it_is_a_device_is_not_said_to_be_missing() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(Path("/dev/null"))
+    assert caught.value.problems[0].what == "is no regular file"
 
 
 def test_file_when_too_large_is_refused_unread(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ BOTH, SQLITE, POSTGRESQL, NEITHER = "both", "SQLite", "PostgreSQL", "no database
 NOT_DUE = "not due"
 ROW = re.compile(r"^\| (\d+) \|(.+)\|([^|]*)\|$", re.MULTILINE)
 NAMED = re.compile(r"`([\w/]+\.py)::(test_\w+)`(?: \((SQLite|PostgreSQL|no database)\))?")
+MENTIONED = re.compile(r"(?<![\w/])test_\w*[^\W_](?!\.py|\w)")  # not a file, nor the `test_f14_` of many
 NUMBERED = re.compile(r"test_((?:f\d+_)+)")
 
 
@@ -120,3 +121,10 @@ def test_row_names_tests_that_are_there_and_run_on_both_databases(row: Row) -> N
 def test_every_numbered_test_is_on_the_page_in_each_of_its_rows() -> None:
     listed = {(row.number, test.file, test.name) for row in rows() for test in row.tests}
     assert set(numbered_tests()) - listed == set()
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    there = {name for file in TESTS.rglob("test_*.py") for name in functions(file)}
+    pages = [TESTS.parent / "README.md", *sorted((TESTS.parent / "docs").rglob("*.md"))]
+    missing = {str(page): set(MENTIONED.findall(page.read_text())) - there for page in pages}
+    assert {page: names for page, names in missing.items() if names} == {}

@@ -18,6 +18,7 @@ from tideover.model import Broken, NewRecord
 CANARY = "canary-55f1"
 
 FUNCTIONS = f'''
+import json
 from tideover.errors import MappingError
 
 
@@ -39,6 +40,10 @@ def quotes_the_record_as_we_would(record):
 
 def asks_for_a_missing_field(record):
     return record["{CANARY}"]
+
+
+def calls_a_library(record):
+    return json.loads(record["{CANARY[:6]}"])
 
 
 def ends_the_world(record):
@@ -132,6 +137,28 @@ def broken(result: object) -> Broken:
 
 def test_map_without_a_mapping_passes_the_record_as_it_is(folder: Path) -> None:
     assert mapper(folder=folder).map({"id": "a", "x": 1}) == NewRecord("a", b'{"id":"a","x":1}')
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [
+        ("quotes_the_record", "ValueError", 'raise ValueError(f"cannot'),
+        ("asks_for_a_missing_field", "KeyError", f'return record["{CANARY}"]'),
+        ("calls_a_library", "JSONDecodeError", "return json.loads("),
+        ("ends_the_world", "RecursionError", "raise RecursionError("),
+    ],
+)
+def test_map_when_the_function_raises_says_where_and_quotes_nothing(
+    folder: Path, name: str, kind: str, code: str
+) -> None:
+    line = next(n for n, text in enumerate((folder / "user_mappings.py").read_text().splitlines(), 1) if code in text)
+    found = broken(by_function(name, folder).map({"id": "a", "canary": CANARY}))
+    assert found.detail == f"the mapping raised {kind} in user_mappings.py, line {line}"
+
+
+def test_map_when_a_function_without_lines_raises_names_its_kind_only(folder: Path) -> None:
+    found = broken(mapper({"function": "operator:index"}, folder=folder).map({"id": "a"}))
+    assert found.detail == "the mapping raised TypeError"
 
 
 def test_map_of_the_same_content_in_another_order_gives_the_same_bytes(folder: Path) -> None:

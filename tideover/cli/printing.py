@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +20,9 @@ from tideover.model import SECOND_US, instant
 
 UNWRAPPED = 4_000  # columns of output that nobody's screen wraps
 NOTHING = "–"
+GIVES_WAY_TO = 12  # columns: narrower, a text that wraps is no easier to read than one below the row
+GAP = 2  # columns between cells
+INDENT = 2
 
 _SPANS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
@@ -69,17 +74,59 @@ def line(*pieces: str | Text | tuple[object, str]) -> Text:
     return built
 
 
-def table(columns: Sequence[str], *, right: Sequence[str] = (), wide: Sequence[str] = ()) -> Table:
-    """A table without lines. `right`: columns of numbers. `wide`: those that give way, and wrap, on a narrow screen."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+class Rows(Table):
+    """A table without lines. Where the screen is too narrow for it, each row is its first cell, then `name: value` of
+    the others: a figure that is cut says something else."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._least_width() <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            yield from self._stacked([_text(each) for each in cells], options.max_width)
+        if self.caption:
+            yield Text(str(self.caption), style=self.caption_style or "")
+
+    def _least_width(self) -> int:
+        """Columns that the table needs: all of a figure, and at least `GIVES_WAY_TO` of a text that wraps."""
+        widths = []
+        for column in self.columns:
+            longest = max(cell_len(_text(each).plain) for each in (column.header, *column.cells))
+            widths.append(longest if column.no_wrap else min(longest, GIVES_WAY_TO))
+        return sum(widths) + GAP * (len(widths) - 1)
+
+    def _stacked(self, cells: list[Text], width: int) -> Iterator[RenderableType]:
+        title, *others = cells
+        if title.plain:
+            yield _foldable(title)
+        current = Text()
+        for column, value in zip(self.columns[1:], others, strict=True):
+            if not value.plain:
+                continue
+            name = _text(column.header).plain
+            pair = Text.assemble((f"{name}: ", "dim"), value) if name else value
+            if current and INDENT + current.cell_len + GAP + pair.cell_len > width:
+                yield Padding(_foldable(current), (0, 0, 0, INDENT), expand=False)
+                current = Text()
+            current = Text.assemble(current, " " * GAP, pair) if current else pair
+        if current:
+            yield Padding(_foldable(current), (0, 0, 0, INDENT), expand=False)
+
+
+def _text(shown: object) -> Text:
+    return shown if isinstance(shown, Text) else Text(str(shown))
+
+
+def _foldable(text: Text) -> Text:
+    text.overflow = "fold"
+    return text
+
+
+def table(columns: Sequence[str], *, right: Sequence[str] = (), wide: Sequence[str] = ()) -> Rows:
+    """An empty table. `right`: columns of numbers. `wide`: those that give way, and wrap, on a narrow screen."""
+    made = Rows(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for name in columns:
-        made.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=name not in wide,
-            overflow="fold" if name in wide else "ellipsis",
-            min_width=12 if name in wide else None,
-        )
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=name not in wide, overflow="fold")
     return made
 
 

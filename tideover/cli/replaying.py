@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 
 from tideover.cli.frame import Cli, confirm
-from tideover.cli.printing import amount, busy, console, line
+from tideover.cli.printing import amount, busy, console, line, number
 from tideover.cli.selecting import CodeOption, RouteOption, YesOption, matching, require_all
 from tideover.errors import Refused
 from tideover.model import JsonObject
+
+if TYPE_CHECKING:
+    from tideover.hub.replay import Replayed
 
 
 async def replay(
@@ -44,7 +48,8 @@ async def replay(
     What was parked at intake, and a newer version of its key has passed, is sent only where its id is given.
 
     JSON: replayed, still_broken (records that today's mapping can't turn into anything either), left (others that stay
-    parked).
+    parked); and those closed with nothing to send: unchanged (the newest of its key says the same), left_out (by
+    today's mapping) and superseded (by a newer version).
     """
     if payload is not None:
         await _correct(cli, records or [], payload)
@@ -69,12 +74,13 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
             raise Refused("nothing that fits is parked; `tideover parked` lists what is")
         selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more
         confirm(cli, f"Replay {amount(len(found), 'parked record')}?", yes=yes)
-        with busy(f"replaying {amount(len(found), 'record')}"):
+        # What a mapping prints is no part of our answer.
+        with busy(f"replaying {amount(len(found), 'record')}"), redirect_stdout(sys.stderr):
             done = await replaying.replay(rt, selection)
     if cli.as_json:
-        cli.write_json({"replayed": done.replayed, "still_broken": done.still_broken, "left": done.left})
+        cli.write_json(done.counts)
         return
-    console().print(line((f"{amount(done.replayed, 'record waits', 'records wait')} to be delivered again", "green")))
+    console().print(line((told(done), "green")))
     if done.still_broken:
         cli.note((f"{amount(done.still_broken, 'record')} can still not be mapped, and stay parked", "yellow"))
     if done.left:
@@ -83,9 +89,20 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
         cli.note((done.why, "yellow"))
 
 
+def told(done: Replayed) -> str:
+    """`3 records wait to be delivered again, 50 unchanged`."""
+    rest = {
+        "unchanged": done.unchanged,
+        "left out by the mapping": done.left_out,
+        "superseded by newer versions": done.superseded,
+    }
+    waits = f"{amount(done.replayed, 'record waits', 'records wait')} to be delivered again"
+    return ", ".join((waits, *(f"{number(count)} {what}" for what, count in rest.items() if count)))
+
+
 async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
     from tideover.bootstrap import open_hub
-    from tideover.hub.replay import correct
+    from tideover.hub.replay import Replayed, correct
 
     if len(records) != 1:
         raise Refused("--payload corrects one record: name exactly one")
@@ -93,7 +110,7 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
     async with open_hub(cli.hub_file) as rt:
         await correct(rt, records[0], corrected)
     if cli.as_json:
-        cli.write_json({"replayed": 1, "still_broken": 0, "left": 0})
+        cli.write_json(Replayed(1).counts)
     else:
         console().print(line((f"the corrected record waits in place of {records[0]}", "green")))
 

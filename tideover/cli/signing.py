@@ -9,6 +9,8 @@ import typer
 
 from tideover.errors import Refused
 
+MAX_REASON = 500  # characters: it is a cell of every board that tells of it
+
 WhyOption = Annotated[
     str, typer.Option("--why", metavar="TEXT", help="The reason, for those who read it later.", show_default=False)
 ]
@@ -19,10 +21,13 @@ AuthorOption = Annotated[
 
 
 def reason(why: str) -> str:
-    """The reason as it is kept. Raises `Refused` for an empty one."""
-    if not why.strip():
+    """The reason as it is kept. Raises `Refused` for an empty one, and for one longer than `MAX_REASON`."""
+    kept = why.strip()
+    if not kept:
         raise Refused("--why needs a reason")
-    return why.strip()
+    if len(kept) > MAX_REASON:
+        raise Refused(f"--why has {len(kept):,} characters, more than {MAX_REASON}: say it in short")
+    return kept
 
 
 def signature(author: str | None) -> str:

@@ -16,7 +16,8 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 # name, lowest, highest, words and the number of the first word
-_FIELDS: tuple[tuple[str, int, int, tuple[str, ...], int], ...] = (
+_Field = tuple[str, int, int, tuple[str, ...], int]
+_FIELDS: tuple[_Field, ...] = (
     ("minute", 0, 59, (), 0),
     ("hour", 0, 23, (), 0),
     ("day of the month", 1, 31, (), 0),
@@ -48,24 +49,48 @@ def check_cron(expression: str) -> tuple[str, str] | None:
                     f"has no {named(name, part)}",
                     f"allowed are {allowed}, `*`, ranges, lists and steps as in `*/5`",
                 )
-    if _never_comes(fields[2], fields[3], fields[4]):
-        return f"never comes: there is no day {fields[2]} in month {fields[3]}", "correct the day or the month"
+            if lone := _lone(part, numbers):
+                return f"has a range of one {name}, which Prefect takes for every one", f"write `{lone}`"
+    if _never_comes(fields[2], fields[3]):
+        return f"never comes: there is no day {fields[2]} in month {fields[3]}", _mend_of_day(fields[4])
     return None
+
+
+def _mend_of_day(weekday: str) -> str:
+    if weekday == "*":
+        return "correct the day or the month"
+    # crontab(5) would take the weekday then; Prefect's scheduler fails on such a day, whatever else is asked for.
+    return "correct the day or the month; for the weekdays alone, write `*` for the day of the month"
 
 
 def _is_part(part: str, lowest: int, highest: int, words: dict[str, int]) -> bool:
     match = _PART.fullmatch(part)
     if not match:
         return False
-    first, last = (_number(match[name], words) for name in ("first", "last"))
+    first, last = _first(match, words), _last(match, words)
     if match["first"] is None:
         is_range = True
     elif match["last"] is None:
         is_range = first is not None and lowest <= first <= highest and match["step"] is None
     else:
-        last = 7 if match["last"] == "sun" else last  # as in `fri-sun`
         is_range = first is not None and last is not None and lowest <= first <= last <= highest
     return is_range and (match["step"] is None or 1 <= int(match["step"]) <= highest)
+
+
+def _lone(part: str, words: dict[str, int]) -> str:
+    """The value of a range that has one only: Prefect's scheduler takes `5-5` for all values. Empty for others."""
+    match = _PART.fullmatch(part)
+    if match is None or match["last"] is None or _first(match, words) != _number(match["last"], words):
+        return ""
+    return match["first"]
+
+
+def _first(match: re.Match[str], words: dict[str, int]) -> int | None:
+    return _number(match["first"], words)
+
+
+def _last(match: re.Match[str], words: dict[str, int]) -> int | None:
+    return 7 if match["last"] == "sun" else _number(match["last"], words)  # as in `fri-sun`
 
 
 def _number(text: str | None, words: dict[str, int]) -> int | None:
@@ -74,10 +99,27 @@ def _number(text: str | None, words: dict[str, int]) -> int | None:
     return int(text) if text.isdigit() else words.get(text)
 
 
-def _never_comes(day: str, month: str, weekday: str) -> bool:
-    if weekday != "*" or not day.isdigit() or not month.isdigit():
-        return False
-    return int(day) > _LONGEST_MONTH[int(month) - 1]
+def _never_comes(day: str, month: str) -> bool:
+    """Whether no month that is asked for has one of the days, of those asked for by number: by the last of a month
+    alone, one comes always. Sound fields only."""
+    days, months = _values(day, _FIELDS[2]), _values(month, _FIELDS[3])
+    return bool(days) and min(days) > max(_LONGEST_MONTH[each - 1] for each in months)
+
+
+def _values(field: str, of: _Field) -> set[int]:
+    """The numbers that a sound field stands for, without `l`."""
+    _, lowest, highest, words, first_word = of
+    numbers = {word: n for n, word in enumerate(words, first_word)}
+    found: set[int] = set()
+    for part in field.split(","):
+        match = _PART.fullmatch(part)
+        if match is None:  # `l`
+            continue
+        first, last = _first(match, numbers), _last(match, numbers)
+        start = lowest if first is None else first
+        end = last if last is not None else highest if first is None else start
+        found.update(range(start, end + 1, int(match["step"] or 1)))
+    return found
 
 
 def check_timezone(name: str) -> tuple[str, str] | None:

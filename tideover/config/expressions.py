@@ -51,6 +51,39 @@ def check_priority(value: object) -> object:
     raise ValueError(f"is no priority; write 1 (first) to 5 (last){unquoted}, or a JMESPath expression that gives one")
 
 
+def check_key(value: str) -> str:
+    """The expression of a business key itself. Raises `ValueError` for one that never gives text or a whole number."""
+    tree: Any = jmespath.compile(value).parsed
+    if (kind := _never_a_key(tree)) is not None:
+        raise ValueError(
+            f"always gives {kind}, and a key is text or a whole number; "
+            "name one field, or join several as in `join('/', [region, number])`"
+        )
+    return value
+
+
+def _never_a_key(node: dict[str, Any]) -> str | None:
+    """What an expression gives whatever the record, where that is no key; None for others."""
+    while node["type"] in ("subexpression", "pipe", "index_expression"):
+        node = node["children"][-1]
+    if node["type"] == "function_expression":
+        return "a list" if node["value"] in _LISTING else None
+    return _NO_KEY.get(node["type"])
+
+
+_LISTING = {"keys", "values", "map", "sort", "sort_by", "to_array"}
+_NO_KEY = {
+    "multi_select_list": "a list",
+    "projection": "a list",
+    "filter_projection": "a list",
+    "value_projection": "a list",
+    "flatten": "a list",
+    "multi_select_dict": "a mapping",
+    "comparator": "`true` or `false`",
+    "not_expression": "`true` or `false`",
+}
+
+
 def _calls(node: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Each function called in a syntax tree, and with how many arguments."""
     if node["type"] == "function_expression":
@@ -90,3 +123,4 @@ def _explain(error: exceptions.JMESPathError, value: str) -> str:
 
 
 Expression = Annotated[str, AfterValidator(check_expression), Field(min_length=1)]
+Key = Annotated[Expression, AfterValidator(check_key)]

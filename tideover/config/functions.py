@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path as FilePath
 
@@ -17,6 +18,8 @@ from tideover.errors import ConfigError, Problem
 from tideover.model import JsonObject
 
 MappingFunction = Callable[[JsonObject], JsonObject | None]
+
+_LIBRARIES = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
 class NoFunction(ValueError):
@@ -69,7 +72,7 @@ def load_function(dotted: str, folder: FilePath) -> MappingFunction:
             what = f"module `{module_name}` imports `{error.name}`, which is not installed"
             raise NoFunction(what, "install it where the workers run") from error
         except (Exception, SystemExit) as error:
-            what = f"module `{module_name}` can't be imported: {type(error).__name__}{_line_of(error)}"
+            what = f"module `{module_name}` can't be imported: {type(error).__name__}{place_of(error)}"
             raise NoFunction(what, f"try `python -c 'import {module_name}'` beside hub.yaml") from error
     found = getattr(module, name, None)
     if found is None:
@@ -89,11 +92,13 @@ def load_function(dotted: str, folder: FilePath) -> MappingFunction:
 
 @contextmanager
 def _importing_from(folder: FilePath) -> Iterator[None]:
+    """What a module prints while it is imported goes to standard error: standard output may have to be JSON."""
     before = list(sys.path)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.path[:] = before
 
@@ -108,11 +113,20 @@ def _takes_one(function: Callable[..., object]) -> bool:
     return True
 
 
-def _line_of(error: BaseException) -> str:
-    """Where it went wrong, without the error's text, which may hold anything."""
-    if isinstance(error, SyntaxError):
+def place_of(error: BaseException, *, caught: bool = False) -> str:
+    """Where it went wrong, as in ` in mappings.py, line 7`, without the error's text, which may hold anything.
+
+    `caught`: the outermost frame is that of who called and caught; it does not count, and a library that was called
+    below is not where it went wrong.
+    """
+    if isinstance(error, SyntaxError) and not caught:
         return f" in line {error.lineno}"
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return f" in {FilePath(last.tb_frame.f_code.co_filename).name}, line {last.tb_lineno}" if last else ""
+    places = []
+    step = error.__traceback__
+    while step is not None:
+        places.append((FilePath(step.tb_frame.f_code.co_filename), step.tb_lineno))
+        step = step.tb_next
+    if caught:
+        places = places[1:]
+        places = [place for place in places if not any(map(place[0].is_relative_to, _LIBRARIES))] or places
+    return f" in {places[-1][0].name}, line {places[-1][1]}" if places else ""

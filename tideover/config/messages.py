@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
 from tideover.config.document import Path, dotted
 from tideover.config.outline import Step, all_models, name_of, steps_to
+from tideover.config.units import format_duration, format_size, parse_duration, parse_size
 from tideover.model import JsonObject
 
 MAX_LISTED = 12
@@ -132,14 +135,35 @@ def _wrong(error: ErrorDetails, path: Path, found: object) -> tuple[str, str]:
         return _no_choice(found, _quoted(context["expected"]))
     if error["type"].startswith("union_tag"):
         return _no_kind(context, found)
-    text = _ALLOWED[error["type"]](context) if error["type"] in _ALLOWED else error["msg"]
-    what, _, mend = text.partition("; ")
+    if error["type"] in _BOUNDS:
+        what, mend = _bound(error["type"], context, found)
+    else:
+        text = _ALLOWED[error["type"]](context) if error["type"] in _ALLOWED else error["msg"]
+        what, _, mend = text.partition("; ")
     what = f"needs {what}, but has {shown(found, path)}"
     if error["type"] == "bool_type" and isinstance(found, str) and found.lower() in _YES_NO:
         mend = f"write `{_YES_NO[found.lower()]}`"
     elif isinstance(found, str) and error["type"] in ("int_type", "float_type") and re.fullmatch(r"-?[0-9.]+", found):
         mend = "remove the quotes, or the leading zero"
     return what, mend
+
+
+def _bound(kind: str, context: dict[str, Any], found: object) -> tuple[str, str]:
+    """What a quantity needs, as people write it: a bound without its unit is another quantity."""
+    key, words, side = _BOUNDS[kind]
+    bound = _written_as(found, context[key])
+    return f"{words} {bound}", f"write {bound} or {side}" if side else f"write {words} {bound}"
+
+
+def _written_as(found: object, quantity: float) -> str:
+    """A quantity in the unit of what was found in its place."""
+    with suppress(ValueError):
+        parse_duration(found)
+        return format_duration(quantity)
+    with suppress(ValueError):
+        parse_size(found)
+        return format_size(int(quantity))
+    return f"{quantity}"
 
 
 def _quoted(text: str) -> list[str]:
@@ -169,16 +193,19 @@ def _no_kind(context: dict[str, object], found: object) -> tuple[str, str]:
 
 _ALLOWED: dict[str, Callable[[dict[str, object]], str]] = {
     "string_type": lambda _: "text; put a number or `true` in quotes if it is meant as text",
-    "bool_type": lambda _: "`true` or `false`",
-    "int_type": lambda _: "a whole number",
-    "int_from_float": lambda _: "a whole number",
-    "float_type": lambda _: "a number",
+    "bool_type": lambda _: "`true` or `false`; write one of them, without quotes",
+    "int_type": lambda _: "a whole number; write it without quotes, as in `5`",
+    "int_from_float": lambda _: "a whole number; write it without a fraction, as in `5`",
+    "float_type": lambda _: "a number; write it without quotes, as in `5` or `0.5`",
     "dict_type": lambda _: "a mapping; write `key: value` on indented lines below it",
     "model_type": lambda _: "a mapping; write `key: value` on indented lines below it",
     "list_type": lambda _: "a list; write `- item` lines below it, or `[a, b]`",
-    "greater_than_equal": lambda c: f"at least {c['ge']}",
-    "greater_than": lambda c: f"more than {c['gt']}",
-    "less_than_equal": lambda c: f"at most {c['le']}",
-    "less_than": lambda c: f"less than {c['lt']}",
     "string_too_short": lambda _: "some text; write it, or remove the key",
+}
+# the key of the bound in the error's context, its words, and what else fits where the bound itself does
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least", "more"),
+    "greater_than": ("gt", "more than", ""),
+    "less_than_equal": ("le", "at most", "less"),
+    "less_than": ("lt", "less than", ""),
 }

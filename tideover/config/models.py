@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic_core import CoreSchema
 
-from tideover.config.expressions import Expression, check_priority
+from tideover.config.expressions import Expression, Key, check_priority
 from tideover.config.names import NAME_SCHEMA, BlockName, DottedFunction, FilePath, Name, VariableName
 from tideover.config.rest import Limits, Rest, Timeouts
 from tideover.config.strict import Strict
@@ -225,7 +225,7 @@ class Route(Strict):
     """How a source record becomes what the target takes."""
     target: Target
     """Where its records go."""
-    key: Expression
+    key: Key
     """The business key, as a JMESPath expression over the source record: a string or a number."""
     order: Order = Order.BLOCK
     """What a parked record means for later records of the same key. `block`: they wait for it. `skip`: it is stepped

@@ -44,6 +44,8 @@ def read_yaml(path: FilePath | Traversable) -> Document:
         if path.is_dir():
             raise _refusal(file, "is a directory", "name the file in it, such as hub.yaml")
         if not path.is_file():
+            if isinstance(path, FilePath) and path.exists():
+                raise _refusal(file, "is no regular file", "name a file such as hub.yaml")
             raise _refusal(file, "there is no such file", "check the path, or make one with `tideover init`")
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)

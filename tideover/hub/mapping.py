@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from tideover.config.evaluation import evaluator
-from tideover.config.functions import NoFunction, load_function
+from tideover.config.functions import NoFunction, load_function, place_of
 from tideover.config.models import Mapping, Route
 from tideover.errors import MappingError, Refused
 from tideover.model import NORMAL, PRIORITIES, Broken, JsonObject, NewRecord
@@ -157,13 +157,13 @@ def transform_of(mapping: Mapping, folder: Path) -> Transform:
 
 
 def _guarded(function: Transform) -> Transform:
-    """A user's function whose every mistake is a `MappingError` without the record's text."""
+    """A user's function whose every mistake is a `MappingError` with its place and without the record's text."""
 
     def transform(record: JsonObject) -> JsonObject | None:
         try:
             mapped = function(record)
         except Exception as error:
-            raise MappingError(f"the mapping raised {type(error).__name__}") from error
+            raise MappingError(f"the mapping raised {type(error).__name__}{place_of(error, caught=True)}") from error
         if mapped is not None and not isinstance(mapped, dict):
             raise MappingError(f"the mapping returned {type(mapped).__name__}, not a dict")
         return mapped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import orjson
 
@@ -18,12 +18,17 @@ from tideover.staging.restaging import Remapped
 class Replayed:
     """`still_broken`: records parked at intake that today's mapping still can't turn into anything, or that could not
     even be tried. `left`: others that stay parked, such as those that a newer version of their key has passed. `why`
-    tells of the last of either."""
+    tells of the last of either. The rest were parked at intake and are closed, with nothing to send: `unchanged` say
+    what the newest of their key says, `left_out` are what the mapping leaves out now, `superseded` gave way to a newer
+    version of their key."""
 
     replayed: int = 0
     still_broken: int = 0
     why: str = ""
     left: int = 0
+    unchanged: int = 0
+    left_out: int = 0
+    superseded: int = 0
 
     def plus(self, other: Replayed) -> Replayed:
         return Replayed(
@@ -31,7 +36,15 @@ class Replayed:
             self.still_broken + other.still_broken,
             other.why or self.why,
             self.left + other.left,
+            self.unchanged + other.unchanged,
+            self.left_out + other.left_out,
+            self.superseded + other.superseded,
         )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All but the text."""
+        return {name: count for name, count in asdict(self).items() if name != "why"}
 
 
 async def replay(rt: Runtime, selection: Selection) -> Replayed:
@@ -86,7 +99,15 @@ async def _remap(rt: Runtime, parked: Parked, *, is_named: bool) -> Replayed:
     if done is Remapped.PASSED:
         why = f"record {parked.record}: a newer version of its key came since; name it to send it all the same"
         return Replayed(left=1, why=why)
-    return Replayed(int(done is Remapped.STAGED))
+    return _CLOSED.get(done, Replayed())
+
+
+_CLOSED = {
+    Remapped.STAGED: Replayed(1),
+    Remapped.UNCHANGED: Replayed(unchanged=1),
+    Remapped.LEFT_OUT: Replayed(left_out=1),
+    Remapped.SUPERSEDED: Replayed(superseded=1),
+}
 
 
 def _decoded(payload: bytes) -> JsonObject | None:

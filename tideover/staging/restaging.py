@@ -19,7 +19,9 @@ from tideover.staging.stage import Batch, lock_cursor, stage
 class Remapped(enum.Enum):
     """What became of a record parked at intake, once it was mapped anew."""
 
-    STAGED = enum.auto()  # also where the mapping leaves it out now
+    STAGED = enum.auto()
+    UNCHANGED = enum.auto()  # closed: what it says now was the newest of its key already
+    LEFT_OUT = enum.auto()  # closed: the mapping leaves it out now
     SUPERSEDED = enum.auto()  # a newer version of its key was staged since, and the route wants the latest only
     PASSED = enum.auto()  # a newer one was, or may have been: nothing changed
     GONE = enum.auto()  # it was closed meanwhile
@@ -43,8 +45,9 @@ def remap(
         return Remapped.SUPERSEDED
     if newest_us is not None and not is_named:
         return Remapped.PASSED
-    _replace(tx, row, mapped, sealer, order)
-    return Remapped.STAGED
+    if _replace(tx, row, mapped, sealer, order):
+        return Remapped.STAGED
+    return Remapped.LEFT_OUT if mapped is None else Remapped.UNCHANGED
 
 
 def _newest_after(tx: Transaction, row: Row[Any], key: str) -> int | None:
@@ -86,19 +89,24 @@ def _locked(tx: Transaction, row_id: int) -> Row[Any] | None:
     return rows[0] if rows else None
 
 
-def _replace(tx: Transaction, row: Row[Any], corrected: NewRecord | None, sealer: Sealer, order: Order) -> None:
+def _replace(tx: Transaction, row: Row[Any], corrected: NewRecord | None, sealer: Sealer, order: Order) -> bool:
+    """Close a parked record in favour of what it is now. Whether that is a new record: not where it is left out, or
+    nothing new."""
     close(tx, row.id, "resent")
     if row.holds and corrected is not None:
         _correct_in_place(tx, row, corrected, sealer)
         enter(tx, row.route, Entry(parked=-1))
-        return
+        return True
     if row.holds:
         unhold(tx, row, STEPPED_OVER)
     enter(tx, row.route, Entry(staged=-1, parked=-1))
-    if corrected is not None:
-        _forget_content(tx, row)
-        if stage(tx, Batch(row.route, row.system, [corrected], order=order), sealer).staged:
-            _name_parent(tx, lane_id(row.route, corrected.key), row.record)
+    if corrected is None:
+        return False
+    _forget_content(tx, row)
+    if not stage(tx, Batch(row.route, row.system, [corrected], order=order), sealer).staged:
+        return False
+    _name_parent(tx, lane_id(row.route, corrected.key), row.record)
+    return True
 
 
 def _forget_content(tx: Transaction, row: Row[Any]) -> None:

@@ -72,7 +72,7 @@ def run(*, keep: bool = False, as_json: bool = False) -> int:
     try:
         with Screen(console) as screen:
             figures = _perform(screen, place, processes)
-        is_good = _show(console, place, figures, screen)
+        is_good = _show(console, place, figures, screen, keep=keep)
         if as_json:
             print(json.dumps(_plain(figures, screen), indent=2))
         if keep:
@@ -146,7 +146,7 @@ async def _play(screen: Screen, place: Place) -> Figures:
         await api.close()
 
 
-def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> bool:
+def _show(console: Console, place: Place, figures: Figures, screen: Screen, *, keep: bool) -> bool:
     faults = [fault for audit in figures.audits for fault in audit.faults]
     is_good = not (faults or figures.lost or figures.duplicated)
     assert screen.view is not None
@@ -164,13 +164,22 @@ def _show(console: Console, place: Place, figures: Figures, screen: Screen) -> b
         ("failback", f"{figures.failback_s:.1f} s after carrier-a's return: dwell, canary, ramp"),
         ("whole play", f"{screen.elapsed_s:.0f} s"),
         ("", ""),
-        ("run history", f"{place.ui}/runs"),
-        ("health board", f"{place.ui}/artifacts/key/tideover-health"),
-        ("automations", f"{place.ui}/automations"),
+        *where_to_look(place.ui, keep=keep),
     ]
     console.print(flows_table(screen.view, screen.received))
     console.print(verdict(rows, is_good=is_good))
     return is_good
+
+
+def where_to_look(ui: str, *, keep: bool) -> list[tuple[str, str]]:
+    """The pages of the server; how to have one, where it stops with the demonstration."""
+    if not keep:
+        return [("to look around", "`KEEP=1 make demo`, or `tideover demo --keep`, leaves the server running")]
+    return [
+        ("run history", f"{ui}/runs"),
+        ("health board", f"{ui}/artifacts/key/tideover-health"),
+        ("automations", f"{ui}/automations"),
+    ]
 
 
 def _plain(figures: Figures, screen: Screen) -> dict[str, object]:

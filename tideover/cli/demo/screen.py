@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tideover.cli.printing import table
 from tideover.hub.overview import Overview
 from tideover.policy.breaker import State
 
@@ -81,19 +82,16 @@ def _stamped(at: float, line: str) -> Text:
 
 def flows_table(view: Overview, received: dict[str, int]) -> Table:
     """A row per route: what was accepted, what waits, what the other end holds."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("route", "target", "breaker"):
-        table.add_column(name)
-    for name in ("accepted", "delivered", "waiting", "parked", "target holds"):
-        table.add_column(name, justify="right")
+    counts = ("accepted", "delivered", "waiting", "parked", "target holds")
+    rows = table(("route", "target", "breaker", *counts), right=counts, wide=("breaker",))
     for figures in view.routes:
         status = figures.status
-        waiting = f"[yellow]{status.waiting}[/]" if status.waiting else "0"
-        table.add_row(
-            status.route, figures.target, _breakers(view, figures.target), str(status.staged), str(status.delivered),
-            waiting, str(status.parked), str(received.get(figures.target, 0)),
+        waiting = Text(str(status.waiting), "yellow" if status.waiting else "")
+        rows.add_row(
+            status.route, figures.target, Text.from_markup(_breakers(view, figures.target)), str(status.staged),
+            str(status.delivered), waiting, str(status.parked), str(received.get(figures.target, 0)),
         )  # fmt: skip
-    return table
+    return rows
 
 
 def _breakers(view: Overview, target: str) -> str:
@@ -108,8 +106,8 @@ def _breakers(view: Overview, target: str) -> str:
 
 def verdict(rows: Sequence[tuple[str, str]], *, is_good: bool) -> Panel:
     """The last screen."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in rows:
-        table.add_row(f"[bold]{name}[/]", value)
+        grid.add_row(f"[bold]{name}[/]", value)
     title = "[bold green]nothing lost, nothing done twice[/]" if is_good else "[bold red]the books do not balance[/]"
-    return Panel(table, title=title, border_style="green" if is_good else "red", expand=False)
+    return Panel(grid, title=title, border_style="green" if is_good else "red", expand=False)
