@@ -54,6 +54,7 @@ def test_parked_of_an_unknown_route_is_refused(hub: CliHub) -> None:
 
 def test_parked_when_nothing_is_says_so(tmp_path: Path) -> None:
     hub = make_hub(tmp_path)
+    hub.json("migrate")
     assert "nothing is parked" in hub.run("parked").out
     assert hub.json("parked") == {"parked": [], "is_complete": True}
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from tideover.cli.doctor import need_prefect
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, busy, cell, console, line, table
-from tideover.errors import Refused, SchemaMismatch
+from tideover.errors import NoDatabase, Refused, SchemaMismatch
 
 FOLDERS = ("flows", "tasks", "blocks", "deployments")
 _COLOURS = {"created": "green", "updated": "cyan", "kept": "yellow", "removed": "red", "unchanged": "dim"}
@@ -68,7 +68,7 @@ async def deploy(
     hub = load_hub(cli.hub_file)
     need_prefect(cli)
     project = find_project(cli.hub_file)
-    await _refuse_stranding(cli.hub_file, may_abandon=abandon)
+    await _refuse_stranding(cli.hub_file, may_abandon=abandon, create=not dry_run)
     with busy("asking Prefect"):
         converge = load(project, "deployments.converge").converge
         changes = await converge(hub, cli.hub_file, project, overwrite=overwrite, dry_run=dry_run)
@@ -85,16 +85,16 @@ async def deploy(
         cli.note(("kept", "yellow"), ": a person changed these; --overwrite sets them back")
 
 
-async def _refuse_stranding(hub_file: Path, *, may_abandon: bool) -> None:
+async def _refuse_stranding(hub_file: Path, *, may_abandon: bool, create: bool) -> None:
     """Refuse a file under which records that wait would never be delivered, or in no order."""
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import abandoned, side_by_side
 
     try:
-        async with open_hub(hub_file) as rt:
+        async with open_hub(hub_file, create=create) as rt:
             waiting = {} if may_abandon else await abandoned(rt)
             unordered = await side_by_side(rt)
-    except SchemaMismatch:
+    except (SchemaMismatch, NoDatabase):
         return  # a new database: nothing waits
     if waiting:
         told = ", ".join(f"{route} ({count})" for route, count in waiting.items())

@@ -62,7 +62,7 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
     from tideover.staging.parking import Selection
 
     selection = Selection(route=route, records=records, code=code)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         found = await matching(rt, selection)
         require_all(records, found)
         if not found:
@@ -90,7 +90,7 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
     if len(records) != 1:
         raise Refused("--payload corrects one record: name exactly one")
     corrected = _read_object(payload)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         await correct(rt, records[0], corrected)
     if cli.as_json:
         cli.write_json({"replayed": 1, "still_broken": 0, "left": 0})

@@ -28,7 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
-from tideover.errors import HubUnavailable, Refused
+from tideover.errors import HubUnavailable, NoDatabase, Refused
 from tideover.staging.dialects import POSTGRESQL, SQLITE, Dialect
 from tideover.staging.wakeups import Listening, Notifications, Wakeups
 
@@ -248,11 +248,13 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def open_database(url: str, clock: Clock = lambda now_us: now_us) -> Database:
+def open_database(url: str, clock: Clock = lambda now_us: now_us, *, create: bool = True) -> Database:
     """The database behind a URL: `sqlite:///file.db` or `postgresql://user@host/name`.
 
-    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. Raises
-    `Refused` for any other URL; its text never holds the URL, which has a password.
+    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. A SQLite
+    file that is not there will be made, with its folder; without `create`, that raises `NoDatabase`.
+
+    Raises `Refused` for any other URL; its text never holds the URL, which has a password.
     """
     try:
         parsed = make_url(url)
@@ -262,12 +264,27 @@ def open_database(url: str, clock: Clock = lambda now_us: now_us) -> Database:
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        if parsed.database:
-            Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if parsed.database and parsed.database != ":memory:":
+            _find_place(Path(parsed.database).absolute(), create=create)
         return SqliteDatabase(parsed.set(drivername="sqlite"), clock)
     if backend in ("postgresql", "postgres"):
         return PostgresDatabase(parsed, clock)
     raise Refused(f"the staging database can't be {backend}; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def _find_place(file: Path, *, create: bool) -> None:
+    """Make the folder of a SQLite file, or see that the file is there and is not empty, which is as good as none."""
+    try:
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif file.is_dir():
+            raise HubUnavailable(f"the staging database can't be a folder: {file}")
+        elif not file.exists() or not file.stat().st_size:
+            raise NoDatabase(str(file))
+    except OSError as error:
+        raise HubUnavailable(
+            f"the staging database can't be at {file}: {error.filename or file.parent}: {error.strerror}"
+        ) from error
 
 
 class _translated:  # noqa: N801 - reads as a statement
