@@ -161,11 +161,32 @@ def test_deploy_where_prefect_can_not_be_asked_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("tideover-bearer/", "tideover-baerer/", ("no block type `tideover-baerer`", "did you mean `tideover-bearer/")),
+        ("tideover-bearer/", "tideover-staging-database/", ("does not fit here", "write one of ", "tideover-bearer")),
+    ],
+)
+def test_deploy_of_a_block_that_no_system_can_have_shows_its_line(
+    tmp_path: Path, old: str, new: str, told: tuple[str, ...]
+) -> None:
+    lay_project(tmp_path)
+    hub = tmp_path / "hub.yaml"
+    assert old in hub.read_text()
+    hub.write_text(hub.read_text().replace(old, new, 1))
+    environ = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    ended = _run("deploy", "--dry-run", cwd=tmp_path, **environ)
+    assert ended.returncode == 2, ended.stderr
+    assert all(piece in ended.stderr for piece in (*told, "hub.yaml:", "^", ".block")), ended.stderr
+
+
 def test_blocks_apply_of_a_wrong_file_ends_with_2_and_shows_no_secret(tmp_path: Path) -> None:
     lay_project(tmp_path)
     text = (tmp_path / "blocks.yaml").read_text()
     (tmp_path / "wrong.yaml").write_text(text.replace("token: {literal: twin-crm-token}", "tokn: hush-hush"))
-    ended = _run("blocks", "apply", "wrong.yaml", cwd=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    environ = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    ended = _run("blocks", "apply", "wrong.yaml", cwd=tmp_path, **environ)
     assert ended.returncode == 2, ended.stderr
     assert "is no field of this block" in ended.stderr
     assert "hush" not in ended.stderr + ended.stdout

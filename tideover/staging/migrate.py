@@ -68,8 +68,8 @@ def check_any(conn: Connection) -> None:
     """Raise `SchemaMismatch` where the database has no schema of tideover's: nothing has run on it."""
     if revision(conn) is None:
         raise SchemaMismatch(
-            "what is where the staging database should be has no schema of tideover's: nothing has run yet, or the place "
-            "is wrong; see `staging` in the hub's file. `tideover migrate` makes the schema"
+            "what is in the staging database's place has no schema of tideover's: nothing has run yet, or the place is "
+            "wrong; see `staging` in the hub's file. `tideover migrate` makes the schema"
         )
 
 
