@@ -18,7 +18,7 @@ from tideover.config.models import Hub, System
 from tideover.connectors.http.access import Access
 from tideover.connectors.http.rest import HttpConnector
 from tideover.connectors.port import Connector
-from tideover.errors import HubUnavailable, Refused
+from tideover.errors import HubUnavailable, NoDatabase, Refused
 from tideover.hub.runtime import Connect, Runtime
 from tideover.staging.database import open_database
 from tideover.staging.events import Recorded
@@ -93,14 +93,20 @@ async def open_store(hub: Hub, file: Path, secrets: Secrets, *, create: bool = T
     """
     staging = hub.staging
     if staging.sqlite is not None:
-        url = f"sqlite:///{staging_path(hub, file)}"
+        named, url = f"`staging.sqlite` of {file.name}", f"sqlite:///{staging_path(hub, file)}"
     elif staging.env is not None:
-        url = os.environ.get(staging.env, "")
+        named, url = f"the environment variable {staging.env}", os.environ.get(staging.env, "")
         if not url:
             raise HubUnavailable(f"the environment variable {staging.env} must hold the staging database's URL")
     else:
-        url = await secrets.staging_url(staging.block or "")
-    return Store(open_database(url, create=create), await _sealer(hub, secrets))
+        named, url = f"the block {staging.block}", await secrets.staging_url(staging.block or "")
+    try:
+        database = open_database(url, create=create)
+    except NoDatabase:
+        raise
+    except HubUnavailable as error:
+        raise HubUnavailable(f"{error}; see {named}") from error
+    return Store(database, await _sealer(hub, secrets))
 
 
 async def _sealer(hub: Hub, secrets: Secrets) -> Sealer:

@@ -78,8 +78,8 @@ class NoDatabase(HubUnavailable):
 
     def __init__(self, place: str) -> None:
         super().__init__(
-            f"there is no staging database at {place}: nothing has run yet, or the place is wrong; see `staging` in the "
-            "hub's file. The first run makes it, and so does `tideover migrate`"
+            f"there is no staging database at {place}: nothing has run yet, or the place is wrong; see `staging` in "
+            "the hub's file. The first run makes it, and so does `tideover migrate`"
         )
 
 

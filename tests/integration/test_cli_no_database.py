@@ -75,7 +75,7 @@ def test_folder_in_the_databases_place_is_no_defect(hub: CliHub) -> None:
     (hub.file.parent / "not/there/tideover.db").mkdir(parents=True)
     ran = hub.run("status")
     assert ran.code == 3
-    assert "can't be a folder" in ran.err
+    assert "is a folder" in ran.err
 
 
 def test_migrate_makes_the_database_that_the_others_look_at(hub: CliHub) -> None:
@@ -89,5 +89,28 @@ def test_database_under_a_file_is_refused_with_its_place(tmp_path: Path, command
     hub = make_hub(tmp_path, staging={"sqlite": "file.py/x.db"})
     ran = tideover("--hub", hub.file, command)
     assert ran.code == 3, ran.err
-    assert "file.py" in ran.err
+    assert ("file.py" if command == "status" else "`staging.sqlite` of hub.yaml") in ran.err
     assert "defect" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://u:hush@127.0.0.1:99999/x", "port 99999"),
+        ("postgresql://u:hush@127.0.0.1:port/x", "can't be read"),
+        ("mysql://u:hush@127.0.0.1/x", "can't be mysql"),
+        ("hush", "can't be read"),
+        ("sqlite://", "must be a file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "migrate"])
+def test_bad_url_of_the_database_ends_with_3_and_names_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, why: str, command: str
+) -> None:
+    hub = make_hub(tmp_path, staging={"env": "TIDEOVER_STAGING_URL"})
+    monkeypatch.setenv("TIDEOVER_STAGING_URL", url)
+    ran = hub.run(command)
+    assert ran.code == 3, ran.err
+    assert why in ran.err
+    assert "TIDEOVER_STAGING_URL" in ran.err
+    assert "hush" not in ran.err
