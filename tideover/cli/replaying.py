@@ -16,6 +16,8 @@ from tideover.cli.selecting import CodeOption, RouteOption, YesOption, matching,
 from tideover.errors import Refused
 from tideover.model import JsonObject
 
+PAYLOAD_MAX_BYTES = 64 * 2**20  # far above what a record may be; a device or a pipe without an end stops here
+
 
 async def replay(
     cli: Cli,
@@ -101,9 +103,17 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
 def _read_object(file: Path) -> JsonObject:
     """The JSON object in a file, or on standard input for `-`. Raises `Refused`, without quoting the content."""
     try:
-        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if str(file) == "-":
+            raw = sys.stdin.buffer.read(PAYLOAD_MAX_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                raw = opened.read(PAYLOAD_MAX_BYTES + 1)
     except OSError as error:
         raise Refused(f"{file} can't be read: {error.strerror}") from error
+    if len(raw) > PAYLOAD_MAX_BYTES:
+        raise Refused(
+            f"{file} is longer than {PAYLOAD_MAX_BYTES // 2**20} MiB: a record is one JSON object, and smaller"
+        )
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
