@@ -18,7 +18,7 @@ from tideover.config.models import Hub, System
 from tideover.connectors.http.access import Access
 from tideover.connectors.http.rest import HttpConnector
 from tideover.connectors.port import Connector
-from tideover.errors import HubUnavailable, Refused
+from tideover.errors import HubUnavailable, NoDatabase, Refused
 from tideover.hub.runtime import Connect, Runtime
 from tideover.staging.database import open_database
 from tideover.staging.events import Recorded
@@ -86,18 +86,27 @@ def project_secrets(project: Path | None = None) -> Secrets:
     return secrets
 
 
-async def open_store(hub: Hub, file: Path, secrets: Secrets) -> Store:
-    """The hub's store, on whichever database its file names. Nothing is connected yet."""
+async def open_store(hub: Hub, file: Path, secrets: Secrets, *, create: bool = True) -> Store:
+    """The hub's store, on whichever database its file names. Nothing is connected yet.
+
+    Raises `NoDatabase` where it is a SQLite file that is not there, unless `create`.
+    """
     staging = hub.staging
     if staging.sqlite is not None:
-        url = f"sqlite:///{staging_path(hub, file)}"
+        named, url = f"`staging.sqlite` of {file.name}", f"sqlite:///{staging_path(hub, file)}"
     elif staging.env is not None:
-        url = os.environ.get(staging.env, "")
+        named, url = f"the environment variable {staging.env}", os.environ.get(staging.env, "")
         if not url:
             raise HubUnavailable(f"the environment variable {staging.env} must hold the staging database's URL")
     else:
-        url = await secrets.staging_url(staging.block or "")
-    return Store(open_database(url), await _sealer(hub, secrets))
+        named, url = f"the block {staging.block}", await secrets.staging_url(staging.block or "")
+    try:
+        database = open_database(url, create=create)
+    except NoDatabase:
+        raise
+    except HubUnavailable as error:
+        raise HubUnavailable(f"{error}; see {named}") from error
+    return Store(database, await _sealer(hub, secrets))
 
 
 async def _sealer(hub: Hub, secrets: Secrets) -> Sealer:
@@ -138,19 +147,25 @@ async def open_hub(
     secrets: Secrets | None = None,
     announce: Callable[[Recorded], None] = lambda _: None,
     migrate: bool | None = None,
+    create: bool = True,
 ) -> AsyncIterator[Runtime]:
     """A hub, ready for its use-cases; closed when the block ends.
 
     `migrate`: bring the schema up to date first; by default only for a SQLite file, which belongs to this machine. A
     PostgreSQL database is migrated by `tideover migrate`, once, before its workers are upgraded.
+
+    `create`: where there is no SQLite file, make one. Who only looks says no, and gets `NoDatabase`: a new and empty
+    database would tell that all is well.
     """
     collect_less_often()
     path = hub_file(file)
     config = load_hub(path)
     found = secrets or LazySecrets(lambda: project_secrets(path.parent))
-    store = await open_store(config, path, found)
+    store = await open_store(config, path, found, create=create)
     try:
         if migrate or (migrate is None and config.staging.sqlite is not None):
+            if not create:
+                await store.check_any_schema()
             await store.migrate()
         else:
             await store.check_schema()

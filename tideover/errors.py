@@ -3,7 +3,8 @@
     TideoverError
     ├── ConfigError            the configuration is wrong           -> mend the file; nothing was started
     ├── HubUnavailable         the staging database can't be used   -> retry; nothing was acknowledged
-    │   └── SchemaMismatch     the database has another schema      -> migrate, or upgrade this worker
+    │   ├── SchemaMismatch     the database has another schema      -> migrate, or upgrade this worker
+    │   └── NoDatabase         there is no staging database yet     -> run a route, or mend the place
     ├── AccessError            a credential is missing or unusable  -> mend the block; records are kept
     ├── SourceError            a source can't be read               -> retry; the cursor has not moved
     │   ├── SourceLoop         a source repeats its cursor or pages -> mend the source or its description
@@ -69,6 +70,17 @@ class HubUnavailable(TideoverError):
 
 class SchemaMismatch(HubUnavailable):
     """The staging database has a schema that this release can't use."""
+
+
+class NoDatabase(HubUnavailable):
+    """There is no staging database where the configuration says, and who only looks makes none: an empty one that was
+    just made would prove that nothing was lost."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"there is no staging database at {place}: nothing has run yet, or the place is wrong; see `staging` in "
+            "the hub's file. The first run makes it, and so does `tideover migrate`"
+        )
 
 
 class AccessError(TideoverError):

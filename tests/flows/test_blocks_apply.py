@@ -8,11 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
 from pydantic import SecretStr
 
-from blocks import BearerSystem, OAuth2RefreshSystem, StagingDatabase
+from blocks import BearerSystem, OAuth2RefreshSystem, OpenSystem, StagingDatabase
 from blocks.access import keep_refresh_token
-from blocks.apply import AppliedBlock, apply_blocks, read_blocks
+from blocks.apply import AppliedBlock, apply_blocks, read_blocks, register_types
+from blocks.declared import missing
+from tideover.config.models import Hub
 from tideover.errors import ConfigError, Refused
 
 CANARY = "canary-7f3a91"
@@ -155,3 +158,23 @@ def test_read_when_several_variables_are_missing_names_them_all(tmp_path: Path) 
 )
 def test_read_when_something_is_wrong_says_what(tmp_path: Path, text: str, what: str) -> None:
     assert any(what in problem for problem in problems(a_file(tmp_path, text)))
+
+
+async def test_missing_blocks_of_a_hub_are_found(prefect: PrefectClient) -> None:
+    await register_types(prefect)
+    await OpenSystem(base_url="http://127.0.0.1:1").asave("declared-here", overwrite=True, client=prefect)
+    route = {"source": {"system": "crm", "stream": "orders"}, "target": {"system": "erp", "operation": "create"}}
+    tree = {
+        "name": "shop",
+        "systems": {"crm": {"block": "tideover-open/declared-here"}, "erp": {"block": "tideover-bearer/nowhere"}},
+        "routes": {"orders": {**route, "key": "id"}},
+        "encryption": "tideover-encryption-keys/nowhere",
+    }
+    assert await missing(Hub.model_validate(tree)) == ["tideover-bearer/nowhere", "tideover-encryption-keys/nowhere"]
+
+
+async def test_missing_blocks_where_prefect_does_not_answer_are_refused(dead_api: str) -> None:
+    route = {"source": {"system": "crm", "stream": "orders"}, "target": {"system": "crm", "operation": "create"}}
+    tree = {"name": "shop", "systems": {"crm": {"block": "tideover-open/crm"}}, "routes": {"a": {**route, "key": "id"}}}
+    with pytest.raises(Refused, match="can't be reached"):
+        await missing(Hub.model_validate(tree))

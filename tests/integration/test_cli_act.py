@@ -56,6 +56,7 @@ def test_parked_of_an_unknown_route_is_refused(hub: CliHub) -> None:
 
 def test_parked_when_nothing_is_says_so(tmp_path: Path) -> None:
     hub = make_hub(tmp_path)
+    hub.json("migrate")
     assert "nothing is parked" in hub.run("parked").out
     assert hub.json("parked") == {"parked": [], "is_complete": True}
 
@@ -272,3 +273,28 @@ def test_hub_that_was_altered_by_hand_is_noticed_by_a_deep_audit(
     ran = hub.run("audit", "--deep")
     assert ran.code == code
     assert said in ran.out + ran.err
+
+
+# --- what is no text, or has no end -----------------------------------------------------------------------------
+
+
+def test_payload_without_an_end_is_refused(hub: CliHub) -> None:
+    ran = hub.run("replay", _ids(hub)["B-1"], "--payload", "/dev/zero")
+    assert ran.code == 6
+    assert "is longer than 64 MiB" in ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("trace", "\udcff"),
+        ("parked", "--key", "\udcff"),
+        ("replay", "a", "\udcff", "--yes"),
+        ("breaker", "erp", "open", "--why", "\udcff"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_argument_that_is_no_text_is_refused(hub: CliHub, command: tuple[str, ...]) -> None:
+    ran = hub.run(*command)
+    assert ran.code == 2
+    assert "holds bytes that are no text" in ran.err

@@ -127,6 +127,7 @@ async def test_failover_status_of_an_unknown_group_names_those_there_are(hub: Hu
 
 def test_failover_status_of_a_hub_without_groups_says_so(tmp_path: Path) -> None:
     hub = make_hub(tmp_path)
+    hub.json("migrate")
     assert "no failover groups" in hub.run("failover").out
     assert hub.json("failover", "status") == {"groups": []}
 

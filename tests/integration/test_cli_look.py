@@ -36,6 +36,7 @@ def troubled(hub: CliHub) -> CliHub:
 
 
 def test_status_of_a_new_hub_says_that_all_is_well(hub: CliHub) -> None:
+    hub.json("migrate")
     ran = hub.run("status")
     assert ran.code == 0
     assert "every system is up; 0 records wait, 0 parked" in ran.out
@@ -106,6 +107,7 @@ def test_status_watched_goes_on_until_it_is_interrupted(troubled: CliHub) -> Non
 
 
 def test_status_watched_while_the_database_is_away_goes_on(hub: CliHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.json("migrate")
     answers: list[BaseException] = [HubUnavailable("it went away"), HubUnavailable("it went away"), KeyboardInterrupt()]
 
     async def away(*_: object, **__: object) -> None:

@@ -29,6 +29,14 @@ async def converge(hub, hub_file, project, *, overwrite=False, dry_run=False):
     kept = Change("schedule", "sync/orders", "updated" if overwrite else "kept", ("rule",))
     return [Change("deployment", "sync/orders", "created"), kept, Change("work pool", "tideover", "unchanged")]
 """
+DECLARED = """
+def check_types(hub, hub_file):
+    assert hub.name == "acme" and hub_file.is_absolute()
+
+async def missing(hub):
+    return ["tideover-bearer/crm"]
+"""
+SERVER = "http://127.0.0.1:1/api"
 APPLY = """
 from types import SimpleNamespace
 
@@ -45,14 +53,16 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "deployments" / "converge.py").write_text(CONVERGE)
     (tmp_path / "blocks" / "apply.py").write_text(APPLY)
+    (tmp_path / "blocks" / "declared.py").write_text(DECLARED)
     make_hub(tmp_path)
     return tmp_path
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tideover.cli", "--hub", str(folder / "hub.yaml"), *arguments]
     elsewhere = folder / "flows"
-    return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False, timeout=60)
+    env = os.environ | {"PREFECT_API_URL": SERVER, "PREFECT_HOME": str(folder / "prefect")} | environ
+    return subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_deploy_shows_what_changed_and_what_a_person_keeps(project: Path) -> None:
@@ -74,12 +84,56 @@ def test_deploy_as_json_lists_every_object(project: Path) -> None:
     }
 
 
+def test_deploy_tells_where_to_and_which_blocks_are_missing(project: Path) -> None:
+    server = "http://somebody:hush@127.0.0.1:1/api"
+    ended = _run(project, "deploy", "--json", PREFECT_API_URL=server)
+    told = json.loads(ended.stdout)
+    assert (told["server"], told["missing_blocks"]) == (SERVER, ["tideover-bearer/crm"])
+    assert f"Prefect's API is {SERVER}" in ended.stderr
+    assert "Prefect has no block tideover-bearer/crm" in ended.stderr
+    assert "tideover blocks apply" in ended.stderr
+
+
+@pytest.mark.parametrize("command", [("deploy", "--dry-run"), ("blocks", "apply", "blocks.yaml")], ids=" ".join)
+def test_command_without_a_prefect_server_is_refused(project: Path, command: tuple[str, ...]) -> None:
+    ended = _run(project, *command, PREFECT_API_URL="")
+    assert (ended.returncode, ended.stdout) == (6, "")
+    assert "PREFECT_API_URL" in ended.stderr
+    assert not (project / "tideover.db").exists()
+
+
+def test_deploy_takes_the_server_of_a_profile(project: Path) -> None:
+    (project / "prefect").mkdir()
+    profile = f'active = "theirs"\n[profiles.theirs]\nPREFECT_API_URL = "{SERVER}"\n'
+    (project / "prefect" / "profiles.toml").write_text(profile)
+    command = [
+        sys.executable,
+        "-m",
+        "tideover.cli",
+        "--hub",
+        str(project / "hub.yaml"),
+        "deploy",
+        "--dry-run",
+        "--json",
+    ]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    env["PREFECT_HOME"] = str(project / "prefect")
+    ended = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["server"] == SERVER
+    assert not (project / "tideover.db").exists()
+
+
 def test_blocks_apply_that_changes_nothing_says_so(project: Path) -> None:
     ended = _run(project, "blocks", "apply", "blocks.yaml")
     assert ended.returncode == 0, ended.stderr
     assert "nothing to do" in ended.stdout
     told = json.loads(_run(project, "blocks", "apply", "blocks.yaml", "--json").stdout)
-    assert told == {"dry_run": False, "blocks": [{"block": "tideover-bearer/crm", "what": "unchanged"}]}
+    assert told == {
+        "dry_run": False,
+        "server": SERVER,
+        "blocks": [{"block": "tideover-bearer/crm", "what": "unchanged"}],
+    }
 
 
 def test_project_beside_the_hub_goes_before_any_other(project: Path) -> None:

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -62,6 +64,12 @@ def test_init_on_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="is a file"):
         lay_project(tmp_path / "file")
+
+
+def test_init_in_a_folder_of_too_long_a_name_is_refused(tmp_path: Path) -> None:
+    ran = tideover("init", tmp_path / ("a" * 300))
+    assert ran.code == 6
+    assert "name another folder" in ran.err
 
 
 def test_init_as_json_lists_what_it_laid(tmp_path: Path) -> None:
@@ -161,11 +169,32 @@ def test_deploy_where_prefect_can_not_be_asked_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("tideover-bearer/", "tideover-baerer/", ("no block type `tideover-baerer`", "did you mean `tideover-bearer/")),
+        ("tideover-bearer/", "tideover-staging-database/", ("does not fit here", "write one of ", "tideover-bearer")),
+    ],
+)
+def test_deploy_of_a_block_that_no_system_can_have_shows_its_line(
+    tmp_path: Path, old: str, new: str, told: tuple[str, ...]
+) -> None:
+    lay_project(tmp_path)
+    hub = tmp_path / "hub.yaml"
+    assert old in hub.read_text()
+    hub.write_text(hub.read_text().replace(old, new, 1))
+    environ = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    ended = _run("deploy", "--dry-run", cwd=tmp_path, **environ)
+    assert ended.returncode == 2, ended.stderr
+    assert all(piece in ended.stderr for piece in (*told, "hub.yaml:", "^", ".block")), ended.stderr
+
+
 def test_blocks_apply_of_a_wrong_file_ends_with_2_and_shows_no_secret(tmp_path: Path) -> None:
     lay_project(tmp_path)
     text = (tmp_path / "blocks.yaml").read_text()
     (tmp_path / "wrong.yaml").write_text(text.replace("token: {literal: twin-crm-token}", "tokn: hush-hush"))
-    ended = _run("blocks", "apply", "wrong.yaml", cwd=tmp_path, PREFECT_HOME=str(tmp_path / "prefect"))
+    environ = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    ended = _run("blocks", "apply", "wrong.yaml", cwd=tmp_path, **environ)
     assert ended.returncode == 2, ended.stderr
     assert "is no field of this block" in ended.stderr
     assert "hush" not in ended.stderr + ended.stdout
@@ -274,3 +303,48 @@ def test_twins_that_do_not_run_say_how_to_start_them() -> None:
 def test_twins_kinds_lists_what_can_be_broken() -> None:
     assert "commit_then_hang" in tideover("twins", "kinds").out
     assert {k["kind"] for k in tideover("twins", "kinds", "--json").json["kinds"]} >= {"down", "hang"}
+
+
+def test_twins_whose_folder_can_not_be_made_say_so(tmp_path: Path) -> None:
+    (tmp_path / "hub.yaml").touch()
+    (port,) = free_ports(1)
+    for folder in (tmp_path / "hub.yaml", tmp_path / "hub.yaml" / "twins"):
+        ran = tideover("twins", "--only", "crm", "--port-base", port, "--folder", folder)
+        assert ran.code == 6
+        assert "name another folder with --folder" in ran.err
+
+
+def test_demo_that_can_not_be_laid_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".tideover").touch()
+    monkeypatch.chdir(tmp_path)
+    ran = tideover("demo")
+    assert ran.code == 6
+    assert "can't be laid in" in ran.err
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    """An HTTP server that knows nothing of twins."""
+
+    status, content = 200, b"{}"
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(200, b"{}"), (200, b"<html>"), (404, b"no"), (404, b"[]"), (200, b"1")]
+)
+def test_control_of_twins_that_is_another_server_says_so(status: int, content: bytes) -> None:
+    handler = type("Handler", (_Stranger,), {"status": status, "content": content})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for command in ("status",), ("ledger", "erp"):
+            ran = tideover("twins", *command, "--control", f"http://127.0.0.1:{server.server_port}")
+            assert ran.code == 6
+            assert "is no control server of twins" in ran.err
+        server.shutdown()

@@ -49,7 +49,7 @@ async def audit(
     from tideover.hub import overview
 
     with busy("auditing"):
-        async with open_hub(cli.hub_file) as rt:
+        async with open_hub(cli.hub_file, create=False) as rt:
             audits = await overview.audit(rt)
             cases = await rt.store.count_cases()
             reading = await _read_parked(rt) if deep else None

@@ -47,7 +47,7 @@ async def breaker(
     from tideover.policy.breaker import State
 
     said = reason(why)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         rt.system(system)
         before = await rt.store.gate(system)
         gate = await rt.store.force(system, _FORCED[word], said)

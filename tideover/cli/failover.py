@@ -43,7 +43,7 @@ async def status(
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import group_view
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         names = list(rt.config.groups) if group is None else [group]
         views = [await group_view(rt, name) for name in names]
     if cli.as_json:
@@ -76,7 +76,7 @@ async def pin(
     from tideover.hub.routing import group_rule
 
     said, by = reason(why), signature(author)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         rt.group(group)
         await rt.store.pin(group, group_rule(rt.config, group), system, why=said, author=by)
         await _stir(rt, group)
@@ -103,7 +103,7 @@ async def unpin(cli: Cli, group: GroupArgument, why: WhyOption, author: AuthorOp
     from tideover.hub.routing import group_rule
 
     said, by = reason(why), signature(author)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         before = await group_view(rt, group)
         if before.pin is None:
             raise Refused(f"{group} is not pinned: it decides by itself already")

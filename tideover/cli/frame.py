@@ -121,6 +121,7 @@ def _outcome(cli: Cli, function: Command, given: Mapping[str, object]) -> int:
     from tideover.cli.explaining import tell, tell_defect
 
     try:
+        _refuse_undecodable(given)
         code = function(cli, **given)
         if inspect.iscoroutine(code):
             code = asyncio.run(code)
@@ -134,6 +135,16 @@ def _outcome(cli: Cli, function: Command, given: Mapping[str, object]) -> int:
         return tell(cli, error)
     except Exception as error:  # noqa: BLE001 - the outermost loop: nobody else would say it in one line
         return tell_defect(cli, error)
+
+
+def _refuse_undecodable(given: Mapping[str, object]) -> None:
+    """Refuse bytes of the command line that are no text here: Python carries them on as halves of characters, which no
+    database stores. A path may have them: it is bytes."""
+    for name, value in given.items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and any("\ud800" <= c <= "\udfff" for c in text) for text in texts):
+            shown = name.strip("_").replace("_", " ")
+            raise typer.BadParameter(f"the value of {shown} holds bytes that are no text; write it in UTF-8")
 
 
 def confirm(cli: Cli, question: str, *, yes: bool) -> None:

@@ -38,7 +38,7 @@ async def parked(
     from tideover.bootstrap import open_hub
     from tideover.staging.parking import Selection
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         found = await matching(rt, Selection(route=route, code=code, key=key), at_most=limit + 1)
         now_us = await rt.store.report(lambda tx: tx.now_us)
     listed = found[:limit]
@@ -67,7 +67,7 @@ async def show(
     from tideover.bootstrap import open_hub
     from tideover.staging.parking import Selection
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         found = await matching(rt, Selection(records=(record,)))
         require_all((record,), found)
         content = await rt.store.parked_payload(found[-1].id) if payload else None
@@ -93,7 +93,7 @@ async def release(cli: Cli, records: RecordsArgument, yes: YesOption = False) ->
     from tideover.staging.parking import Selection
 
     selection = Selection(records=tuple(records))
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         found = await matching(rt, selection)
         require_all(records, found)
         selection = replace(selection, until=found[-1].id)  # what is counted in the question, and no more

@@ -7,6 +7,7 @@ repository that tideover is run from; `tideover init` makes them.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.text import Text
 from tideover.cli.doctor import need_prefect
 from tideover.cli.frame import Cli
 from tideover.cli.printing import amount, busy, cell, console, line, table
-from tideover.errors import Refused, SchemaMismatch
+from tideover.errors import NoDatabase, Refused, SchemaMismatch
 
 FOLDERS = ("flows", "tasks", "blocks", "deployments")
 _COLOURS = {"created": "green", "updated": "cyan", "kept": "yellow", "removed": "red", "unchanged": "dim"}
@@ -61,20 +62,32 @@ async def deploy(
     What a person changed in Prefect's UI is kept, and said so. Doing it again changes nothing. A route that still has
     records waiting can't be taken out: nobody would deliver them. One whose order is `none` keeps it while any wait.
 
-    JSON: dry_run, changes [kind, name, what, fields].
+    Every block that the file names must be of a type that fits; those that Prefect does not have yet are said.
+
+    JSON: dry_run, server, changes [kind, name, what, fields], missing_blocks [block].
     """
     from tideover.config.loader import load_hub
 
     hub = load_hub(cli.hub_file)
     need_prefect(cli)
     project = find_project(cli.hub_file)
+    declared = load(project, "blocks.declared")
+    declared.check_types(hub, cli.hub_file)
     await _refuse_stranding(cli.hub_file, may_abandon=abandon)
+    server = _need_server(cli)
     with busy("asking Prefect"):
         converge = load(project, "deployments.converge").converge
         changes = await converge(hub, cli.hub_file, project, overwrite=overwrite, dry_run=dry_run)
+        missing: Sequence[str] = await declared.missing(hub)
+    for block in missing:
+        cli.note(
+            ("warning: ", "bold yellow"),
+            f"Prefect has no block {block}, and runs that need it will fail: describe it in a file, and give that to "
+            "`tideover blocks apply`",
+        )
     if cli.as_json:
         told = [{"kind": c.kind, "name": c.name, "what": c.what, "fields": list(c.fields)} for c in changes]
-        cli.write_json({"dry_run": dry_run, "changes": told})
+        cli.write_json({"dry_run": dry_run, "server": server, "changes": told, "missing_blocks": list(missing)})
         return
     rows = table(("", "object", "name", "fields"), wide=("fields",))
     for change in changes:
@@ -85,16 +98,32 @@ async def deploy(
         cli.note(("kept", "yellow"), ": a person changed these; --overwrite sets them back")
 
 
+def _need_server(cli: Cli) -> str:
+    """Prefect's API that everything here goes to, without credentials; people are told.
+
+    Raises `Refused` where none is named: Prefect would start one that ends with this command, and forgets everything.
+    """
+    url: str | None = importlib.import_module("prefect.settings").PREFECT_API_URL.value()
+    if not url:
+        raise Refused(
+            "no Prefect server is named, so there is nothing to write to: set PREFECT_API_URL, as in "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api, or choose a profile that has it with `prefect profile use`"
+        )
+    shown = re.sub(r"(?<=://)[^/@]*@", "", url)
+    cli.note((f"Prefect's API is {shown}", "dim"))
+    return shown
+
+
 async def _refuse_stranding(hub_file: Path, *, may_abandon: bool) -> None:
     """Refuse a file under which records that wait would never be delivered, or in no order."""
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import abandoned, side_by_side
 
     try:
-        async with open_hub(hub_file) as rt:
+        async with open_hub(hub_file, create=False) as rt:
             waiting = {} if may_abandon else await abandoned(rt)
             unordered = await side_by_side(rt)
-    except SchemaMismatch:
+    except (SchemaMismatch, NoDatabase):
         return  # a new database: nothing waits
     if waiting:
         told = ", ".join(f"{route} ({count})" for route, count in waiting.items())
@@ -117,16 +146,17 @@ async def apply(
 ) -> None:
     """Make Prefect's blocks (addresses and secrets of systems) equal to a file; no secret is ever shown.
 
-    JSON: dry_run, blocks [block, what].
+    JSON: dry_run, server, blocks [block, what].
     """
     need_prefect(cli)
     project = find_project(cli.hub_file)
+    server = _need_server(cli)
     with busy("asking Prefect"):
         apply_blocks = load(project, "blocks.apply").apply_blocks
         applied: Sequence[Any] = await apply_blocks(file, dry_run=dry_run)  # Any: the project's own type
     if cli.as_json:
         told = [{"block": a.block, "what": a.what} for a in applied]
-        cli.write_json({"dry_run": dry_run, "blocks": told})
+        cli.write_json({"dry_run": dry_run, "server": server, "blocks": told})
         return
     rows = table(("", "block"))
     for one in applied:

@@ -68,9 +68,13 @@ def lay_project(folder: Path) -> list[str]:
     """
     origin = project_source()
     names = [*FOLDERS, *FILES.values(), SCHEMA]
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_other = folder.exists() and not folder.is_dir()
+        there = [name for name in names if (folder / name).exists()]
+    except OSError as error:  # a name that is too long, a folder that can't be looked into
+        raise Refused(f"{folder} can't be used: {error.strerror}; name another folder") from error
+    if is_other:
         raise Refused(f"{folder} is a file; name a folder")
-    there = [name for name in names if (folder / name).exists()]
     if there:
         raise Refused(
             f"{folder.absolute()} has {', '.join(there)} already, and nothing is overwritten: name another folder"

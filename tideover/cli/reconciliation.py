@@ -39,7 +39,7 @@ async def reconciliation(
     from tideover.bootstrap import open_hub
     from tideover.staging.reconciliation import Selection
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         if route is not None:
             rt.route(route)
         found = await rt.store.cases(Selection(route=route, key=key, limit=limit + 1))
@@ -76,7 +76,7 @@ async def settle(
     from tideover.staging.reconciliation import Selection
 
     said, by = reason(why), signature(author)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         case = _the_one(record, await rt.store.cases(Selection(record=record, system=system)))
         if not await rt.store.settle_case_by_person(case.id, said, by):
             raise Refused(f"record {record} was settled by somebody else meanwhile")

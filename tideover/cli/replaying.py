@@ -20,6 +20,8 @@ from tideover.model import JsonObject
 if TYPE_CHECKING:
     from tideover.hub.replay import Replayed
 
+PAYLOAD_MAX_BYTES = 64 * 2**20  # far above what a record may be; a device or a pipe without an end stops here
+
 
 async def replay(
     cli: Cli,
@@ -67,7 +69,7 @@ async def _replay(cli: Cli, records: tuple[str, ...], route: str | None, code: s
     from tideover.staging.parking import Selection
 
     selection = Selection(route=route, records=records, code=code)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         found = await matching(rt, selection)
         require_all(records, found)
         if not found:
@@ -107,7 +109,7 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
     if len(records) != 1:
         raise Refused("--payload corrects one record: name exactly one")
     corrected = _read_object(payload)
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         await correct(rt, records[0], corrected)
     if cli.as_json:
         cli.write_json(Replayed(1).counts)
@@ -118,9 +120,17 @@ async def _correct(cli: Cli, records: list[str], payload: Path) -> None:
 def _read_object(file: Path) -> JsonObject:
     """The JSON object in a file, or on standard input for `-`. Raises `Refused`, without quoting the content."""
     try:
-        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if str(file) == "-":
+            raw = sys.stdin.buffer.read(PAYLOAD_MAX_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                raw = opened.read(PAYLOAD_MAX_BYTES + 1)
     except OSError as error:
         raise Refused(f"{file} can't be read: {error.strerror}") from error
+    if len(raw) > PAYLOAD_MAX_BYTES:
+        raise Refused(
+            f"{file} is longer than {PAYLOAD_MAX_BYTES // 2**20} MiB: a record is one JSON object, and smaller"
+        )
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

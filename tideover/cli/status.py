@@ -42,7 +42,7 @@ async def status(
     from tideover.bootstrap import open_hub
     from tideover.hub.overview import overview
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         if watch:
             await _watch(cli, rt, interval)
             return

@@ -46,7 +46,7 @@ async def trace(
     from tideover.bootstrap import open_hub
     from tideover.hub import overview
 
-    async with open_hub(cli.hub_file) as rt:
+    async with open_hub(cli.hub_file, create=False) as rt:
         records = await overview.trace(rt, key, route)
         parked = await _parked(rt, key, route)
         if not records and not parked:

@@ -65,7 +65,7 @@ def serve(
     """Run simulated systems in the foreground until Ctrl-C: a CRM, an ERP, marketing, support and two carriers.
 
     Each speaks HTTP with one vendor's manners on a port of its own, and remembers what it got. Break one from another
-    terminal: `tideover twins fault erp hang --for 30s`.
+    terminal: `tideover twins fault erp hang --for 30s`. Ctrl-C is how they are meant to end, so they end with 0.
 
     JSON: one line per server, name and url.
     """

@@ -28,7 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
-from tideover.errors import HubUnavailable, Refused
+from tideover.errors import HubUnavailable, NoDatabase
 from tideover.staging.dialects import POSTGRESQL, SQLITE, Dialect
 from tideover.staging.wakeups import Listening, Notifications, Wakeups
 
@@ -39,6 +39,7 @@ COMMAND_TIMEOUT_S = 60.0
 VACUUM_TIMEOUT_S = 6 * 3600.0  # which has much to go through, and holds nobody up
 _LOG_PAGES = 8_000  # of 4 KiB: SQLite's 1,000 write the pages of the same busy lanes to the file again and again
 _TRIES = 4
+_WRITE = "write sqlite:///FILE or postgresql://USER@HOST/NAME"
 # Serialization failure and deadlock: the transaction did nothing and may be run again as it is.
 _TRANSIENT_SQLSTATES = frozenset({"40001", "40P01"})
 
@@ -112,7 +113,7 @@ class SqliteDatabase:
 
     def __init__(self, url: URL, clock: Clock) -> None:
         if not url.database or url.database == ":memory:":
-            raise Refused("the staging database must be a file: what lives in memory is lost with its process")
+            raise HubUnavailable("the staging database must be a file: what lives in memory is lost with its process")
         self.url = url
         self._clock = clock
         self.wakeups = Wakeups()
@@ -248,26 +249,42 @@ class PostgresDatabase:
         await self._engine.dispose()
 
 
-def open_database(url: str, clock: Clock = lambda now_us: now_us) -> Database:
+def open_database(url: str, clock: Clock = lambda now_us: now_us, *, create: bool = True) -> Database:
     """The database behind a URL: `sqlite:///file.db` or `postgresql://user@host/name`.
 
-    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. Raises
-    `Refused` for any other URL; its text never holds the URL, which has a password.
+    `clock` maps the database's time to the hub's, for simulations that move it. Nothing is connected yet. A SQLite
+    file that is not there will be made, with its folder; without `create`, that raises `NoDatabase`.
+
+    Raises `HubUnavailable` for any other URL; its text never holds the URL, which has a password.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise Refused(
-            "the staging database's URL can't be read; write sqlite:///FILE or postgresql://USER@HOST/NAME"
-        ) from None
+    except (ArgumentError, ValueError):  # ValueError: of a port that is no number
+        raise HubUnavailable(f"the staging database's URL can't be read; {_WRITE}") from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        if parsed.database:
-            Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+        if parsed.database and parsed.database != ":memory:":
+            _find_place(Path(parsed.database).absolute(), create=create)
         return SqliteDatabase(parsed.set(drivername="sqlite"), clock)
     if backend in ("postgresql", "postgres"):
+        if parsed.port is not None and not 0 < parsed.port < 65_536:
+            raise HubUnavailable(f"the staging database's URL names port {parsed.port}; ports end at 65535")
         return PostgresDatabase(parsed, clock)
-    raise Refused(f"the staging database can't be {backend}; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+    raise HubUnavailable(f"the staging database can't be {backend}; {_WRITE}")
+
+
+def _find_place(file: Path, *, create: bool) -> None:
+    """Make the folder of a SQLite file, or see that the file is there and is not empty, which is as good as none."""
+    try:
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif file.is_dir():
+            raise HubUnavailable(f"the staging database must be a file, and {file} is a folder")
+        elif not file.exists() or not file.stat().st_size:
+            raise NoDatabase(str(file))
+    except (OSError, ValueError) as error:  # ValueError: of a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise HubUnavailable(f"the staging database can't be at {file}: {reason}") from error
 
 
 class _translated:  # noqa: N801 - reads as a statement

@@ -64,6 +64,15 @@ def check(conn: Connection) -> None:
         raise SchemaMismatch(f"the staging database has {has}, this release needs {HEAD}: run `tideover migrate`")
 
 
+def check_any(conn: Connection) -> None:
+    """Raise `SchemaMismatch` where the database has no schema of tideover's: nothing has run on it."""
+    if revision(conn) is None:
+        raise SchemaMismatch(
+            "what is in the staging database's place has no schema of tideover's: nothing has run yet, or the place is "
+            "wrong; see `staging` in the hub's file. `tideover migrate` makes the schema"
+        )
+
+
 def upgrade(conn: Connection, to: str | None = None, later: Sequence[Path] = ()) -> None:
     """Upgrade to a revision, by default `HEAD`, inside the connection's transaction. `later`: folders with revisions
     after it, to rehearse the next release's.

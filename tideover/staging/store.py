@@ -90,6 +90,10 @@ class Store:
         """Bring the schema to this release's. Safe to run again, at the same time, and after a crash."""
         await self.database.upgrade(migrate.upgrade)
 
+    async def check_any_schema(self) -> None:
+        """Raise `SchemaMismatch` where no release of tideover has made a schema yet."""
+        await self.database.read(lambda tx: migrate.check_any(tx.conn))
+
     async def check_schema(self) -> None:
         """Raise `SchemaMismatch` unless the schema is this release's, or a newer one that serves its workers."""
         await self.database.read(lambda tx: migrate.check(tx.conn))

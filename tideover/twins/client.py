@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,12 +11,13 @@ import httpx
 from tideover.twins.refusal import TwinRefused
 
 _PAGE = 5_000
+_STATUS = ("name", "url", "state", "fault", "ledger")
 
 
 class TwinControl:
     """Speaks to a control URL while its block lasts.
 
-    Raises `TwinRefused` where the server answers 4xx, and httpx's errors where it can't be reached.
+    Raises `TwinRefused` where the server answers 4xx or is another than the twins', and httpx's errors where it can't be reached.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
@@ -36,12 +37,12 @@ class TwinControl:
 
     async def twins(self) -> list[dict[str, Any]]:
         """The status of every twin: name, url, state, fault, calls, settings, ledger."""
-        twins: list[dict[str, Any]] = (await self._call("GET", "/twins"))["twins"]
+        twins: list[dict[str, Any]] = (await self._call("GET", "/twins", wants=("twins",)))["twins"]
         return twins
 
     async def twin(self, name: str) -> dict[str, Any]:
         """The status of one twin."""
-        return await self._call("GET", f"/twins/{name}")
+        return await self._call("GET", f"/twins/{name}", wants=_STATUS)
 
     async def urls(self) -> dict[str, str]:
         """Each twin's address."""
@@ -49,29 +50,29 @@ class TwinControl:
 
     async def fault(self, name: str, kind: str, **options: Any) -> dict[str, Any]:
         """Break a twin; its new status."""
-        return await self._call("POST", f"/twins/{name}/fault", {"kind": kind, **options})
+        return await self._call("POST", f"/twins/{name}/fault", {"kind": kind, **options}, wants=_STATUS)
 
     async def clear(self, name: str) -> dict[str, Any]:
         """Mend a twin; its new status."""
-        return await self._call("DELETE", f"/twins/{name}/fault")
+        return await self._call("DELETE", f"/twins/{name}/fault", wants=_STATUS)
 
     async def configure(self, name: str, **settings: Any) -> dict[str, Any]:
         """Change a twin's settings; its new status."""
-        return await self._call("PATCH", f"/twins/{name}/settings", settings)
+        return await self._call("PATCH", f"/twins/{name}/settings", settings, wants=_STATUS)
 
     async def seed(self, object_name: str, count: int, start: int = 1) -> int:
         """Create or replace sample records in the CRM; how many."""
         content = {"object": object_name, "count": count, "start": start}
-        return int((await self._call("POST", "/twins/crm/seed", content))["records"])
+        return int((await self._call("POST", "/twins/crm/seed", content, wants=("records",)))["records"])
 
     async def upsert(self, object_name: str, records: Iterable[Mapping[str, Any]]) -> int:
         """Create or replace records in the CRM by `id`; how many."""
         content = {"object": object_name, "records": [dict(record) for record in records]}
-        return int((await self._call("POST", "/twins/crm/upsert", content))["records"])
+        return int((await self._call("POST", "/twins/crm/upsert", content, wants=("records",)))["records"])
 
     async def ledger(self, name: str) -> dict[str, Any]:
         """The counts of a twin's ledger."""
-        return await self._call("GET", f"/twins/{name}/ledger")
+        return await self._call("GET", f"/twins/{name}/ledger", wants=("objects", "keys"))
 
     async def keys(self, name: str, object_name: str | None = None) -> AsyncIterator[dict[str, Any]]:
         """The counts of every business key, in key order."""
@@ -102,12 +103,29 @@ class TwinControl:
             query["after"] = str(page["next"])
 
     async def _call(
-        self, method: str, path: str, content: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        content: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+        *,
+        wants: Sequence[str] = (),
     ) -> dict[str, Any]:
+        """The answer's object, which has the keys `wants`: any other is not from a control server of twins."""
         answer = await self._http.request(method, path, json=content, params=params)
+        if not answer.is_client_error:
+            answer.raise_for_status()
+        wanted = {"error", "valid"} if answer.is_client_error else set(wants)
+        try:
+            decoded = answer.json()
+        except ValueError:
+            decoded = None
+        if not isinstance(decoded, dict) or not wanted <= decoded.keys():
+            raise TwinRefused(
+                answer.status_code,
+                f"what answers at {self._http.base_url} is no control server of twins; start one with "
+                "`tideover twins`, or say where it is with --control",
+            )
         if answer.is_client_error:
-            problem = answer.json()
-            raise TwinRefused(answer.status_code, problem["error"], problem["valid"])
-        answer.raise_for_status()
-        decoded: dict[str, Any] = answer.json()
+            raise TwinRefused(answer.status_code, decoded["error"], decoded["valid"])
         return decoded

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tideover.twins.refusal import TwinRefused
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS effects (
@@ -71,7 +73,17 @@ class Store:
     """The open file. `transaction` is the only way to write."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Raises `TwinRefused` where the file can't be made or used."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(path)
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise TwinRefused(
+                500, f"the twins can't keep what they remember in {path}: {reason}; name another folder with --folder"
+            ) from error
+
+    def _open(self, path: Path) -> None:
         self.db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         try:
             self.db.row_factory = sqlite3.Row

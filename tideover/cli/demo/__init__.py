@@ -83,12 +83,13 @@ def run(*, keep: bool = False, as_json: bool = False) -> int:
 
 
 def _make_place(folder: Path) -> Place:
-    if folder.exists():
-        if not (folder / _MARKER).exists():
-            raise Refused(f"{folder} is there and was not made by the demonstration; move it away")
-        shutil.rmtree(folder)
-    (folder / "logs").mkdir(parents=True)
-    (folder / _MARKER).touch()
+    try:
+        _clear(folder)
+    except OSError as error:
+        raise Refused(
+            f"the demonstration can't be laid in {folder}: {error.filename}: {error.strerror}; go to a folder that you "
+            "may write in"
+        ) from error
     server_port, twins_port = _ports()
     place = Place(folder, server_port, twins_port)
     lay_project(place.project)
@@ -99,6 +100,16 @@ def _make_place(folder: Path) -> Place:
         blocks = blocks.replace(f"127.0.0.1:{port}", f"127.0.0.1:{twins_port + offset}")
     (place.project / "blocks.yaml").write_text(blocks)
     return place
+
+
+def _clear(folder: Path) -> None:
+    """An empty folder in place of the last demonstration's."""
+    if folder.exists():
+        if not (folder / _MARKER).exists():
+            raise Refused(f"{folder} is there and was not made by the demonstration; move it away")
+        shutil.rmtree(folder)
+    (folder / "logs").mkdir(parents=True)
+    (folder / _MARKER).touch()
 
 
 def _ports() -> tuple[int, int]:
