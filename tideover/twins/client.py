@@ -17,7 +17,8 @@ _STATUS = ("name", "url", "state", "fault", "ledger")
 class TwinControl:
     """Speaks to a control URL while its block lasts.
 
-    Raises `TwinRefused` where the server answers 4xx or is another than the twins', and httpx's errors where it can't be reached.
+    Raises `TwinRefused` where the server answers 4xx or is another than the twins', and httpx's errors where it can't
+    be reached.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
