@@ -27,7 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr, ValidationError
 
 from blocks.access import TYPES, BlockError, block_type, translated
-from blocks.system import faults
+from blocks.system import complaints
 from blocks.systems import OAuth2RefreshSystem
 from tideover.config.document import Path as Place
 from tideover.config.strict_yaml import read_yaml
@@ -125,8 +125,16 @@ class _Reader:
         try:
             return kind(**values)
         except ValidationError as error:
-            self.note(path, faults(error))
+            for inner, what in complaints(error):
+                self.note((*path, *inner), *self._with_mend(kind, inner, what))
             return None
+
+    @staticmethod
+    def _with_mend(kind: type[Block], inner: Place, what: str) -> tuple[str, str]:
+        """What is wrong, and how to mend it: as the validator says behind a semicolon, else by what the field means."""
+        what, _, mend = what.partition("; ")
+        field = kind.model_fields.get(str(inner[0])) if inner else None
+        return what, mend or (field.description or "" if field is not None else "").rstrip(".")
 
     def _value(self, path: Place, value: object, is_secret: bool) -> Any:
         """The value, with what it refers to put in. Any: it goes to the block's own validation next."""

@@ -41,7 +41,7 @@ class StagingDatabase(Block):
     def _is_ours(cls, value: SecretStr) -> SecretStr:
         try:
             url = make_url(value.get_secret_value().strip())
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # ValueError: of a port that is no number; its text quotes the URL
             raise ValueError("is no database URL; write it as in postgresql://user:password@host/tideover") from None
         backend = url.get_backend_name()
         if backend not in ("sqlite", "postgresql"):

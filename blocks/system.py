@@ -27,8 +27,29 @@ SEALED = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 def faults(error: ValidationError) -> str:
     """The fields that are wrong and why, without their values: a validation error's own text shows the input."""
+    return "; ".join(f"{'.'.join(map(str, path)) or 'the block'} {what}" for path, what in complaints(error))
+
+
+def complaints(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """Each wrong field, by its path in the block, and what is wrong with it in plain words, without its value."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the block'}: {e['msg']}" for e in found)
+    return [(e["loc"], _PLAIN.get(e["type"]) or _plain(e["msg"])) for e in found]
+
+
+_PLAIN = {
+    "missing": "is missing",
+    "string_type": "must be a text",
+    "string_too_short": "is empty",
+    "string_pattern_mismatch": "holds characters that it may not have, or is too long",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+}
+
+
+def _plain(told: str) -> str:
+    """A validator's own words, without pydantic's before them."""
+    return told.removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def check_url(value: str) -> str:

@@ -160,6 +160,36 @@ def test_read_when_something_is_wrong_says_what(tmp_path: Path, text: str, what:
     assert any(what in problem for problem in problems(a_file(tmp_path, text)))
 
 
+def test_read_when_fields_are_wrong_shows_each_at_its_line_in_plain_words(tmp_path: Path) -> None:
+    text = """blocks:
+  tideover-bearer/crm:
+    token: {literal: ""}
+  tideover-open/erp:
+    base_url: 7
+  tideover-oauth2-client/erp:
+    base_url: "ftp://h"
+    token_url: "http://h"
+    client_id: ""
+    client_secret: {literal: canary-7f3a91}
+    style: loud
+  tideover-staging-database/hub: {url: {literal: "postgresql://u:p@h:canary-7f3a91/x"}}
+"""
+    with pytest.raises(ConfigError) as caught:
+        read_blocks(a_file(tmp_path, text), {})
+    found = [(p.line, p.key.rpartition(".")[2], p.what) for p in caught.value.problems]
+    assert found == [
+        (2, "base_url", "is missing"),
+        (3, "token", "is empty"),
+        (5, "base_url", "must be a text"),
+        (7, "base_url", "must begin with http:// or https:// and name a host, as in https://api.example.com"),
+        (9, "client_id", "is empty"),
+        (11, "style", "must be 'basic' or 'body'"),
+        (12, "url", "is no database URL"),
+    ]
+    assert all(p.mend or ", as in" in p.what for p in caught.value.problems)
+    assert CANARY not in str(caught.value)
+
+
 async def test_missing_blocks_of_a_hub_are_found(prefect: PrefectClient) -> None:
     await register_types(prefect)
     await OpenSystem(base_url="http://127.0.0.1:1").asave("declared-here", overwrite=True, client=prefect)
