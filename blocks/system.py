@@ -27,7 +27,7 @@ SEALED = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 def faults(error: ValidationError) -> str:
     """The fields that are wrong and why, without their values: a validation error's own text shows the input."""
-    return "; ".join(f"{'.'.join(map(str, path)) or 'the block'} {what}" for path, what in complaints(error))
+    return "; ".join(f"{'.'.join(map(str, path)) or 'the block'}: {what}" for path, what in complaints(error))
 
 
 def complaints(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
