@@ -263,6 +263,7 @@ async def use_everything(guide: Guide) -> None:
 
 
 async def _look(store: Store) -> None:
+    await store.check_any_schema()
     await store.check_schema()
     for reading in READINGS:
         await store.report(reading)

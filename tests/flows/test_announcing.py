@@ -20,6 +20,13 @@ ROOT = Path(__file__).parents[2]
 NAMES = ["tideover.system.down", "tideover.system.restored"]
 
 
+async def made(tmp_path: Path) -> Path:
+    """The file of a hub whose database is there."""
+    file = make_hub(tmp_path).file
+    async with open_hub(file):
+        return file
+
+
 def breaker(file: Path, word: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`tideover breaker crm <word>` in a process of its own."""
     command = [sys.executable, "-m", "tideover.cli", "--hub", str(file), "breaker", "crm", word, "--why", "test"]
@@ -29,11 +36,11 @@ def breaker(file: Path, word: str, environment: dict[str, str]) -> subprocess.Co
 async def test_forced_breaker_reaches_prefect_without_a_run(
     tmp_path: Path, prefect_env: dict[str, str], prefect_raw: httpx.AsyncClient
 ) -> None:
-    hub = make_hub(tmp_path)
+    file = await made(tmp_path)
     for word in ("open", "auto"):
-        ran = await asyncio.to_thread(breaker, hub.file, word, prefect_env)
+        ran = await asyncio.to_thread(breaker, file, word, prefect_env)
         assert (ran.returncode, ran.stderr) == (0, "")
-    async with open_hub(hub.file) as rt:
+    async with open_hub(file) as rt:
         assert await rt.store.unannounced() == []
     wanted = {"filter": {"event": {"name": NAMES}, "resource": {"id": ["tideover.system.crm"]}}}
 
@@ -47,12 +54,12 @@ async def test_forced_breaker_reaches_prefect_without_a_run(
 
 
 async def test_event_stays_in_the_outbox_while_prefect_is_away(tmp_path: Path) -> None:
-    hub = make_hub(tmp_path)
+    file = await made(tmp_path)
     nowhere = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api", "PREFECT_HOME": str(tmp_path)}
-    ran = await asyncio.to_thread(breaker, hub.file, "open", {**os.environ, **nowhere})
+    ran = await asyncio.to_thread(breaker, file, "open", {**os.environ, **nowhere})
     assert ran.returncode == 0
     assert ran.stderr == "Prefect does not answer: it is told by the next run\n"
-    async with open_hub(hub.file) as rt:
+    async with open_hub(file) as rt:
         assert [e.event.name for e in await rt.store.unannounced()] == ["tideover.system.down"]
 
 
