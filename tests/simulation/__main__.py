@@ -4,13 +4,14 @@
     python -m tests.simulation --seed 1132 [--whole]
 
 Both end with exit code 1 when a promise was broken, and tell the shortest story of the first failure that was found
-(`--whole`: the whole one).
+(`--whole`: the whole one). Ctrl-C lets the histories that have begun end, sums up what was run, and exits with 130.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from tests.simulation.world import run
 
 SLICE = 10  # seeds per piece of work
 HOUR_S = 3600.0
+INTERRUPTED = 130  # as a shell says of a command that Ctrl-C ended
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Tally:
     transactions: float = 0
     failed: dict[int, Failed] = field(default_factory=dict)
     reached: Counter[str] = field(default_factory=Counter)
+    was_stopped: bool = False
 
     def add(self, other: Tally) -> None:
         self.seeds += other.seeds
@@ -76,7 +79,7 @@ def run_all(first: int, count: int, jobs: int, days: float | None) -> Tally:
     """The same in several processes, with its progress on standard error."""
     starts = iter(range(first, first + count, SLICE))
     total, began, told_at = Tally(), time.monotonic(), 0.0
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
 
         def submit(number: int) -> Iterator[Future[Tally]]:
             for start in islice(starts, number):
@@ -84,17 +87,26 @@ def run_all(first: int, count: int, jobs: int, days: float | None) -> Tally:
 
         running = set(submit(2 * jobs))
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            try:
+                done, rest = wait(running, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:
+                total.was_stopped = True
+                print("stopping; what has begun ends first ...", file=sys.stderr)
+                done = {piece for piece in running if not piece.cancel()}
+                rest = set()
             for piece in done:
-                result = piece.result()
-                total.add(result)
-                for seed, failed in result.failed.items():
-                    print(f"seed {seed}: {failed.rule}: {failed.detail}", flush=True)
-            running |= set(submit(len(done)))
+                _count(total, piece.result())
+            running = rest | (set() if total.was_stopped else set(submit(len(done))))
             if time.monotonic() - told_at > 5 or not running:
                 told_at = time.monotonic()
                 _progress(total, count, told_at - began)
     return total
+
+
+def _count(total: Tally, piece: Tally) -> None:
+    total.add(piece)
+    for seed, failed in piece.failed.items():
+        print(f"seed {seed}: {failed.rule}: {failed.detail}", flush=True)
 
 
 def _progress(total: Tally, count: int, took_s: float) -> None:
@@ -134,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         tell_seed(seed, given.days, is_whole=given.whole)
         days = f" --days {given.days:g}" if given.days else ""
         print(f"\nAgain: python -m tests.simulation --seed {seed}{days}")
-    return 1 if total.failed else 0
+    return 1 if total.failed else INTERRUPTED if total.was_stopped else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tideover.hub.delivery import Delivery
 from tideover.hub.line import Line
 from tideover.hub.runs import Run, Sender
 from tideover.model import Order
-from tideover.policy import breaker, choice, resolve, retry, settlement
+from tideover.policy import breaker, choice, quota, resolve, retry, settlement
 from tideover.staging import desks, heads, leases, settle, shares, stage, systems
 from tideover.staging.store import Store
 
@@ -283,7 +283,7 @@ BUGS = (
         "claim without its limits",
         "The rate is looked at where calls are counted, and not where records are claimed.",
         _edit(Delivery._claim_route, ("limits=self._limits,", "limits={},")),
-        rules={"more records than the rate allows"},
+        rules={"more records than the rate allows", "more records than the quota allows"},
         within=40,
         first=3,
     ),
@@ -362,5 +362,23 @@ BUGS = (
         rules={"a loop that waits for hardly anything"},
         within=180,
         first=108,
+    ),
+    _bug(
+        "each putting off counted",
+        "A breaker counts calls that came to nothing, and not the records that they were about.",
+        _edit(
+            breaker._counted, ("case Unsent(code=code, detail=detail, is_answer=False):", "case Unsent(code, detail):")
+        ),
+        rules={"a breaker opened for no reason"},
+        within=120,
+        first=4,
+    ),
+    _bug(
+        "quota reckoned and not written",
+        "What a claim takes from a quota is subtracted where it is looked at, and nowhere else.",
+        _edit(quota.after, ("changed[budget.name] = replace(use, used=max(use.used + records, 0))", "pass")),
+        rules={"more records than the quota allows"},
+        within=120,
+        first=66,
     ),
 )

@@ -193,7 +193,7 @@ class Changes:
         reasons = {
             "unresolved": (plan.resolve == "none" or is_old_key) and not route.accepts_duplicates,
             "expired": route.max_age_s is not None and age_s >= route.max_age_s,
-            "attempts": seen.unknown[row.record] >= route.max_attempts,
+            "attempts": seen.tried[row.record] >= route.max_attempts,
         }
         if not reasons.get(row.code, (row.record, row.code) in seen.rejected):
             self._fail("parked for no reason of its own", f"{row.code} at {row.system}", row.record)
@@ -245,6 +245,7 @@ class Changes:
         # An answer from before it closed may be settled after that.
         since_s = seen.closed_s.get(row.name, -1e9) - 2 * plan.total_s
         had = Counter(kind for at_s, kind in seen.trouble[row.name] if at_s > since_s)
+        had["trouble"] += sum(kind.startswith("put off") for kind in had)  # of one lane, only one counts
         kind = REASONS[Reason(reason)]
         needed = {"trouble": plan.failures, "contract": 3}.get(kind, 1)
         if had[kind] < needed:

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import time
 from typing import Any
 
 from tideover.config.models import Hub
+from tideover.model import SECOND_US
 
 TAKE = "take"
 GROUP = "carriers"
 SOURCE = "crm"
 DAY_S = 86_400.0
+START_US = 1_800_000_000 * SECOND_US  # a morning at eight, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """So many records a day, which begins at `resets` (UTC); `reserve`: the share that is kept for live traffic."""
+
+    records: int
+    resets: time
+    reserve: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,7 @@ class SystemPlan:
     failures: int
     in_flight: int | None
     rate: tuple[int, int] | None
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,9 @@ def _system(plan: SystemPlan) -> dict[str, Any]:
         limits["in_flight"] = plan.in_flight
     if plan.rate:
         limits["rate"] = f"{plan.rate[0]}/{plan.rate[1]}s"
+    if plan.quota:
+        records, resets, reserve = plan.quota.records, f"{plan.quota.resets:%H:%M}", f"{plan.quota.reserve:.0%}"
+        limits["quota"] = {"records": records, "resets": resets, "reserve": reserve}
     return {
         "block": "tideover-open/x",
         "resolve": plan.resolve,

@@ -5,26 +5,30 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.simulation.plan import (
     DAY_S,
     GROUP,
+    START_US,
     Act,
     Arrival,
     Crash,
     Fault,
     Freeze,
     Outage,
+    Quota,
     RoutePlan,
     Scenario,
     SystemPlan,
 )
+from tideover.model import SECOND_US, instant
 
 KINDS = (
     "down", "down", "hang", "hang after", "hang late", "lose", "lose", "fail", "fail after", "throttle", "reject",
     "credentials", "slow", "poison",
 )  # fmt: skip
+PUT_OFF = "put off"  # it answers of some records, each time, that it has not done them and they may come again
 TAKEN = ("lose", "lose", "hang after", "hang late", "fail after")  # it is done, and nobody hears of it
 DEAF = ("down", "down", "hang", "fail", "lose")  # and cannot be asked
 POINTS = ("before commit", "after commit", "before send", "after send", "answered", "any")
@@ -40,7 +44,7 @@ def scenario_of(seed: int, *, days: float | None = None) -> Scenario:
     processes = luck.choice([1, 2, 2, 3])
     faults = drawing.faults(systems, grouped)
     margin_s = luck.choice([3.0, 10.0, 30.0])
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         horizon_s=horizon_s,
         processes=processes,
@@ -59,6 +63,25 @@ def scenario_of(seed: int, *, days: float | None = None) -> Scenario:
         margin_s=margin_s,
         live_share=luck.choice([0, 2, 20]),
     )
+    return _with_extras(scenario)
+
+
+def _with_extras(scenario: Scenario) -> Scenario:
+    """What only some seeds get, by a luck of its own: all that the others draw stays as it is."""
+    luck = random.Random(f"extras {scenario.seed}")
+    systems, faults = list(scenario.systems), list(scenario.faults)
+    if luck.random() < 0.15:
+        at_s, until_s = (luck.uniform(0, scenario.horizon_s) for _ in range(2))
+        alone = [system for system in systems if system.name not in scenario.grouped] or systems
+        faults.append(
+            Fault(min(at_s, until_s), max(at_s, until_s), luck.choice(alone).name, PUT_OFF, 1.0, answers_questions=True)
+        )
+    if luck.random() < 0.15:
+        at = luck.randrange(len(systems))
+        middle = instant(START_US + int(scenario.horizon_s * luck.uniform(0.3, 0.9) * SECOND_US))
+        quota = Quota(luck.choice([5, 12, 30]), middle.time().replace(second=0, microsecond=0), luck.choice([0, 0.3]))
+        systems[at] = replace(systems[at], quota=quota)
+    return replace(scenario, systems=tuple(systems), faults=tuple(faults))
 
 
 def _systems(luck: random.Random) -> tuple[tuple[SystemPlan, ...], tuple[str, ...]]:

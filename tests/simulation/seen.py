@@ -28,7 +28,7 @@ class Seen:
         self.probers: dict[str, Process] = {}  # who took each system's probe slot last
         self.decided: set[str] = set()  # records that a person decided on: his word counts
         self.rejected: set[tuple[str, str]] = set()  # record and code
-        self.unknown: Counter[str] = Counter()  # by record: answers that prove nothing
+        self.tried: Counter[str] = Counter()  # by record: the answers that count as attempts
         self.trouble: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)  # by system: when, and of what kind
         self.closed_s: dict[str, float] = {}  # by system: when its breaker closed last
         self.opened_s: dict[str, float] = {}

@@ -153,6 +153,8 @@ class SimSystem:
                 return Rejected("contract")
             case "poison" if int(record.id[0], 16) % 3 == 0:
                 return Rejected("invalid")
+            case "put off" if int(record.id[1], 16) % 4 == 0:
+                return Unsent("busy", is_answer=True)
         accepted = self._take(record)
         match kind:
             case "lose":

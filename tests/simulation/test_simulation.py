@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from tests.simulation.disk import Disk, Trouble
 from tests.simulation.plan import Act, Arrival, Crash, Fault, RoutePlan, Scenario, SystemPlan
-from tests.simulation.scenario import KINDS, POINTS, scenario_of
+from tests.simulation.scenario import KINDS, POINTS, PUT_OFF, scenario_of
 from tests.simulation.shrink import shrink
 from tests.simulation.story import shortest, tell
 from tests.simulation.systems import SimSystem
@@ -110,10 +111,11 @@ def test_history_without_sqlalchemys_layer_is_the_same_as_with_it(seed: int) -> 
 def test_seeds_bring_every_kind_of_trouble_setting_and_answer() -> None:
     """What chance never draws, nothing is proved about."""
     scenarios = [scenario_of(seed) for seed in range(300)]
-    assert {it.kind for scenario in scenarios for it in scenario.faults} == set(KINDS)
+    assert {it.kind for scenario in scenarios for it in scenario.faults} == {*KINDS, PUT_OFF}
     assert {it.point for scenario in scenarios for it in scenario.crashes} == set(POINTS)
     assert {it.kind for scenario in scenarios for it in scenario.outages} == set(Trouble)
     systems = [system for scenario in scenarios for system in scenario.systems]
+    assert any(it.quota for it in systems)
     assert {it.resolve for it in systems} == {"natural", "key", "lookup", "none"}
     routes = [route for scenario in scenarios for route in scenario.routes]
     assert {(it.order, it.is_pushed) for it in routes} >= {
@@ -230,3 +232,22 @@ def test_command_names_the_seeds_that_failed_and_tells_the_first_one() -> None:
     assert "done twice" in done.stdout
     assert "Seeds that failed: " in done.stdout
     assert "Again: python -m tests.simulation --seed " in done.stdout
+
+
+def test_command_that_is_stopped_sums_up_what_it_has_run() -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "tests.simulation", "--seeds", "100000", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches all of a terminal's foreground processes
+    )
+    assert started.stderr is not None
+    progress = started.stderr.readline()
+    os.killpg(started.pid, signal.SIGINT)
+    out, errors = started.communicate(timeout=120)
+    assert started.returncode == 130, errors
+    assert "of 100,000 seeds, 0 failed" in progress
+    assert "Traceback" not in errors
+    assert " histories, " in out
+    assert "0 failed" in out

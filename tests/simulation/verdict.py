@@ -15,6 +15,7 @@ HARD_PLACES = {  # and by which words of a history they are known
     "breaker half open": "is half_open",
     "hung call": "unknown timeout",
     "throttled": "answers: throttled",
+    "put off by its system": "answers: unsent busy",
     "parked": "parked: ",
     "lease taken over": "after its lease ran out",
     "late settle refused": "settles too late",

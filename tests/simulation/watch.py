@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from tests.simulation.changes import HELD, WAITING, Changes
+from tests.simulation.plan import DAY_S, START_US, Quota, SystemPlan
 from tests.simulation.seen import Seen
 from tests.simulation.tables import RecordRow, SystemRow
-from tideover.model import CREDENTIALS, HUNG, Missing, Outgoing, Rejected, Unknown, Unsent
+from tideover.model import CREDENTIALS, HUNG, Missing, Outgoing, Rejected, Unknown, Unsent, instant
 
 if TYPE_CHECKING:
     from tests.simulation.systems import Call, Effect, SimSystem
@@ -74,7 +76,11 @@ class Watch:
             match outcome:
                 case Unknown(code=code):
                     self._note_trouble(name, "trouble", "hung" if code == HUNG else "")
-                    seen.unknown[record] += 1
+                    seen.tried[record] += 1
+                    self._check_wait(record)
+                case Unsent(is_answer=True):
+                    self._note_trouble(name, f"put off {seen.records[record].lane}")
+                    seen.tried[record] += 1
                     self._check_wait(record)
                 case Unsent(code=code):
                     self._note_trouble(name, "trouble", code if code == CREDENTIALS else "")
@@ -143,6 +149,8 @@ class Watch:
             return
         if plan.in_flight and system.waited_for >= plan.in_flight:
             self._fail("more calls at once than allowed", f"{system.waited_for + 1} to {plan.name}", call.batch[0].id)
+        if plan.quota:
+            self._check_quota(plan, plan.quota, call)
         if plan.rate:
             most, window_s = plan.rate
             if self.seen.doubts_s.get(plan.name, -1e9) > now - window_s:
@@ -151,6 +159,17 @@ class Watch:
             if within > most:
                 detail = f"{within} records to {plan.name} within {window_s} s"
                 self._fail("more records than the rate allows", detail, call.batch[0].id)
+
+    def _check_quota(self, plan: SystemPlan, quota: Quota, call: Call) -> None:
+        """What was claimed before the reset counts there, although it may be sent after it."""
+        now, start = self._world.now_s(), instant(START_US)
+        since_s = (datetime.combine(start.date(), quota.resets, UTC) - start).total_seconds()
+        since_s += DAY_S * ((now - since_s) // DAY_S)
+        if since_s > 0:
+            since_s += plan.total_s + self._world.scenario.margin_s
+        sent = sum(at_s >= since_s for at_s in self._sent[plan.name])
+        if sent > quota.records and self.seen.doubts_s.get(plan.name, -1e9) < since_s:
+            self._fail("more records than the quota allows", f"{sent} to {plan.name}", call.batch[0].id)
 
     def _check_lease(self, call: Call, record: RecordRow) -> None:
         lane, name = self.seen.lanes[record.lane], call.system.plan.name

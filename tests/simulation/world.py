@@ -18,7 +18,7 @@ from typing import Any
 from tests.simulation.disk import Disk, ProcessDatabase, Trouble, shared_disk
 from tests.simulation.driver import statements_remembered
 from tests.simulation.people import People
-from tests.simulation.plan import DAY_S, SOURCE, Crash, Scenario
+from tests.simulation.plan import DAY_S, SOURCE, START_US, Crash, Scenario
 from tests.simulation.systems import SimConnector, SimSystem, SourceConnector
 from tests.simulation.verdict import Failed, Line, Verdict
 from tests.simulation.virtual import PLACE, Place, Spinning, VirtualLoop, virtual_time
@@ -33,9 +33,9 @@ from tideover.hub.upkeep import housekeeping
 from tideover.model import SECOND_US
 from tideover.staging.store import Store
 
-START_US = 1_800_000_000 * SECOND_US
 RETRY_S = 0.05
-CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this
+CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this;
+QUOTA_CALM_S = 3 * DAY_S  # where a system takes only so much a day, within some of them
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late
 UPKEEP_S = 900.0  # and where it lasts for days, a quarter of a day
@@ -315,7 +315,8 @@ class World:
     async def _until_over(self) -> None:
         await asyncio.sleep(self.scenario.horizon_s)
         self._calm()
-        give_up, quiet_s = self.now_s() + CALM_S, 0.0
+        has_quota = any(plan.quota is not None for plan in self.scenario.systems)
+        give_up, quiet_s = self.now_s() + (QUOTA_CALM_S if has_quota else CALM_S), 0.0
         while quiet_s < REST_S and self.now_s() < give_up:
             await asyncio.sleep(LOOK_S)
             quiet_s = quiet_s + LOOK_S if self.watch.is_settled() else 0.0
