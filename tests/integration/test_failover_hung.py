@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from tests.twinhubs import HASTY, SHIPMENTS, SHIPPING, TwinSecrets, audited, read, twin_hub, until
+from tideover.hub.asking import ASK_LANES
 from tideover.hub.delivery import Delivery
-from tideover.hub.line import ASK_LANES
 from tideover.hub.runtime import Runtime
 from tideover.model import Order
 from tideover.staging.database import Transaction

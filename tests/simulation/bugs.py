@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.simulation.patches import Edit, Entry
 from tideover.hub.delivery import Delivery
-from tideover.hub.line import Line
+from tideover.hub.gatekeeper import Gatekeeper
 from tideover.hub.runs import Run, Sender
 from tideover.model import Order
 from tideover.policy import breaker, choice, resolve, retry, settlement
@@ -358,7 +358,7 @@ BUGS = (
     _bug(
         "an answer that wakes whoever asked",
         "Each look at a system that is down is news to whoever claims; who then asks for another look.",
-        _edit(Line._look, ("if is_news:", "if True:")),
+        _edit(Gatekeeper._look, ("if is_news:", "if True:")),
         rules={"a loop that waits for hardly anything"},
         within=180,
         first=108,
