@@ -14,22 +14,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from tideover.config.models import Route
-from tideover.errors import AccessError, HubUnavailable
+from tideover.errors import HubUnavailable
 from tideover.hub.line import Line
+from tideover.hub.lineup import line_up
 from tideover.hub.progress import Ending, Episodes, Progress
-from tideover.hub.routing import group_rule, group_wish, shapes
+from tideover.hub.routing import group_rule, group_wish
 from tideover.hub.runtime import Runtime
 from tideover.hub.sharing import Sharing
+from tideover.hub.sweeps import Sweeps, rest_s
 from tideover.hub.terms import Terms
 from tideover.hub.turns import Turns
-from tideover.model import CREDENTIALS, SECOND_US, Unsent
-from tideover.policy.breaker import Result, State
+from tideover.model import SECOND_US
+from tideover.policy.breaker import State
 from tideover.policy.depth import DEPTH
 from tideover.policy.failover import Phase
-from tideover.staging.desks import Claim, Mark
+from tideover.staging.desks import Claim
 from tideover.staging.store import Claimed
 from tideover.staging.systems import Gate
 
@@ -39,17 +40,6 @@ SLOW_POLL_S = 0.25
 QUOTA_POLL_S = 0.02  # while a limit lets nothing more through for the moment, and calls are under way
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
 TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
-LONGEST_REST_S = 30.0
-SWEEP_REST = 10  # of the time that it took to look through a backlog, so many times it is not done again
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """How far a look through a backlog has come, how long its claims took so far, and until when there is none."""
-
-    mark: Mark | None = None
-    took_s: float = 0.0
-    rest_until: float = 0.0
 
 
 class Delivery:
@@ -81,7 +71,7 @@ class Delivery:
         self._episodes = Episodes(self.progress, group_rule(rt.config, self._group) if self._group else None)
         self._lines: dict[str, Line] = {}
         self._claiming: asyncio.Future[Claimed] | None = None
-        self._sweeps: dict[tuple[str, frozenset[str]], Sweep] = {}
+        self._sweeps = Sweeps()
         self._quota_wait_s = 0.0
         self._used_up: Mapping[str, Gate] = {}
         self._drain_rest_until = 0.0
@@ -111,7 +101,7 @@ class Delivery:
                 await asyncio.shield(asyncio.wait_for(self._wind_down([main, *tasks]), LEASE_MARGIN_S / 2))
 
     async def _prepare(self) -> None:
-        """A line for each system. A provider whose credentials can't be had is out, and the others go on."""
+        """The lines, and what each claim asks for besides."""
         rt = self._rt
         terms = Terms(
             rt,
@@ -123,31 +113,11 @@ class Delivery:
             self._stirred,
             self._may_resend,
         )
-        wanted = shapes(rt.config, self._target, rt.folder)
-        refused: AccessError | None = None
-        for system in rt.config.systems_of(self._target):
-            try:
-                connector = await rt.connector(system)
-            except AccessError as error:
-                refused = error
-                if self._group:
-                    await self._put_out(system, error)
-                continue
-            gate, is_draining = await rt.store.gate(system), await rt.store.is_undrained(system)
-            shape = wanted.get(system)
-            self._lines[system] = Line(terms, system, connector, gate, shape, is_draining=is_draining)
-            self.progress.gates[system] = gate
-        if refused is not None and not self._lines:
-            raise refused
+        self._lines = await line_up(terms, self._target, self.progress)
         self._wishes = {name: group_wish(rt.config, name) for name in self._routes}
         self._limits = rt.limit_rules(self._lines)
         self._sharing = Sharing(rt, self._lines)
         await self._sharing.begin()
-
-    async def _put_out(self, system: str, error: AccessError) -> None:
-        rule = self._rt.breaker_rule(system, has_probe=self._rt.system(system).rest.probe is not None)
-        outcome = Unsent(CREDENTIALS, str(error))
-        self.progress.gates[system] = await self._rt.store.tell(system, Result("", 0, outcome), rule)
 
     def _may_resend(self, system: str) -> bool:
         state = self.progress.state
@@ -234,8 +204,7 @@ class Delivery:
 
     async def _claim_route(self, name: str, rooms: dict[str, int]) -> bool:
         began = self._rt.monotonic()
-        place = (name, frozenset(rooms))
-        sweep = self._sweeps.get(place, Sweep())
+        sweep = self._sweeps.of(name, rooms)
         if began < sweep.rest_until:
             return False
         wish = Claim(
@@ -250,7 +219,7 @@ class Delivery:
             after=sweep.mark,
         )
         claimed = await self._known(wish)
-        self._keep_mark(place, wish, claimed, began)
+        self._sweeps.note(name, rooms, claimed.mark, began, self._rt.monotonic())
         for system, gate in claimed.gates.items():
             if system in self._lines:
                 self._lines[system].note(gate)
@@ -264,18 +233,6 @@ class Delivery:
         self._used_up = claimed.used_up
         self._episodes.note(claimed, began)
         return bool(claimed.leases) or claimed.mark is not None
-
-    def _keep_mark(self, place: tuple[str, frozenset[str]], wish: Claim, claimed: Claimed, began: float) -> None:
-        """While one system's hand is full, a claim for the others looks through what waits for it: go on where it
-        stopped, and rest at the end, so that it never costs more than a share of the time."""
-        now = self._rt.monotonic()
-        took_s = now - began + (self._sweeps[place].took_s if wish.after is not None else 0.0)
-        if claimed.mark is not None:
-            self._sweeps[place] = Sweep(claimed.mark, took_s)
-        elif wish.after is not None:
-            self._sweeps[place] = Sweep(None, 0.0, now + min(SWEEP_REST * took_s, LONGEST_REST_S))
-        else:
-            self._sweeps.pop(place, None)
 
     async def _known(self, wish: Claim) -> Claimed:
         """A claim's answer. Shielded, and kept until its caller has it: of one that is cancelled before that, nobody
@@ -372,7 +329,7 @@ class Delivery:
             if await self._rt.store.is_undrained(system):
                 await self._rt.store.end_drain(system, self._rt.routes_through(system))
         now = self._rt.monotonic()
-        self._drain_rest_until = now + min(SWEEP_REST * (now - began), LONGEST_REST_S)
+        self._drain_rest_until = now + rest_s(now - began)
 
     async def _wind_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
