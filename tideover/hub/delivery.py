@@ -17,13 +17,13 @@ from contextlib import suppress
 
 from tideover.config.models import Route
 from tideover.errors import HubUnavailable
+from tideover.hub.chores import Chores
 from tideover.hub.line import Line
 from tideover.hub.lineup import line_up
 from tideover.hub.progress import Ending, Episodes, Progress
 from tideover.hub.routing import group_rule, group_wish
 from tideover.hub.runtime import Runtime
-from tideover.hub.sharing import Sharing
-from tideover.hub.sweeps import Sweeps, rest_s
+from tideover.hub.sweeps import Sweeps
 from tideover.hub.terms import Terms
 from tideover.hub.turns import Turns
 from tideover.model import SECOND_US
@@ -39,7 +39,6 @@ POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
 QUOTA_POLL_S = 0.02  # while a limit lets nothing more through for the moment, and calls are under way
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
-TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
 
 
 class Delivery:
@@ -74,7 +73,6 @@ class Delivery:
         self._sweeps = Sweeps()
         self._quota_wait_s = 0.0
         self._used_up: Mapping[str, Gate] = {}
-        self._drain_rest_until = 0.0
         self._over_at = 0.0  # when the run had nothing more to deliver
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
@@ -86,7 +84,7 @@ class Delivery:
         """
         await self._prepare()
         tasks = [asyncio.create_task(task) for line in self._lines.values() for task in line.tasks()]
-        tasks += [asyncio.create_task(task) for task in (self._tick_forever(), self._keep_forever())]
+        tasks += [asyncio.create_task(task) for task in self._chores.tasks()]
         main = asyncio.create_task(self._claim_until_done())
         deaf = self._rt.store.on_staged(list(self._routes), self._stirred.set)
         try:
@@ -101,7 +99,7 @@ class Delivery:
                 await asyncio.shield(asyncio.wait_for(self._wind_down([main, *tasks]), LEASE_MARGIN_S / 2))
 
     async def _prepare(self) -> None:
-        """The lines, and what each claim asks for besides."""
+        """The lines, what each claim asks for besides, and the chores."""
         rt = self._rt
         terms = Terms(
             rt,
@@ -116,8 +114,8 @@ class Delivery:
         self._lines = await line_up(terms, self._target, self.progress)
         self._wishes = {name: group_wish(rt.config, name) for name in self._routes}
         self._limits = rt.limit_rules(self._lines)
-        self._sharing = Sharing(rt, self._lines)
-        await self._sharing.begin()
+        self._chores = Chores(rt, self._group, self._lines, self._episodes, lambda: self._on_progress(self.progress))
+        await self._chores.begin()
 
     def _may_resend(self, system: str) -> bool:
         state = self.progress.state
@@ -295,41 +293,7 @@ class Delivery:
             stopped.cancel()
             stirred.cancel()
 
-    # --- beside it ------------------------------------------------------------------------------------------
-
-    async def _tick_forever(self) -> None:
-        while True:
-            await self._rt.sleep(TICK_S)
-            with suppress(HubUnavailable):  # the claimer meets it too, and decides
-                await self._tick()
-
-    async def _keep_forever(self) -> None:
-        """What others count on in time, and which must not wait behind a long look."""
-        while True:
-            await self._rt.sleep(TICK_S)
-            for line in self._lines.values():
-                line.give_back_overdue()
-            with suppress(HubUnavailable):
-                await self._sharing.renew()
-
-    async def _tick(self, *, is_last: bool = False) -> None:
-        if is_last or self._rt.monotonic() >= self._drain_rest_until:
-            await self._end_drains()
-        for episode in self._episodes.first_served():
-            ago_us = int((self._rt.monotonic() - episode.served_at) * SECOND_US)
-            await self._rt.store.note_service(self._group, episode.after, ago_us)
-            episode.has_served = True
-        await self._rt.announce_events()
-        self._on_progress(self.progress)
-
-    async def _end_drains(self) -> None:
-        """Where something old is far behind in a long line, looking for it takes a while: then less often."""
-        began = self._rt.monotonic()
-        for system in self._lines:
-            if await self._rt.store.is_undrained(system):
-                await self._rt.store.end_drain(system, self._rt.routes_through(system))
-        now = self._rt.monotonic()
-        self._drain_rest_until = now + rest_s(now - began)
+    # --- ending ---------------------------------------------------------------------------------------------
 
     async def _wind_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -344,11 +308,7 @@ class Delivery:
         ends = await asyncio.gather(*settling, return_exceptions=True)
         self._episodes.end()
         self._note_progress()
-        try:
-            with suppress(HubUnavailable):
-                await self._tick(is_last=True)
-        finally:
-            await self._sharing.end()
+        await self._chores.end()
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):
                 raise end
