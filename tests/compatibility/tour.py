@@ -39,11 +39,11 @@ from tideover.policy.settlement import Attempt, Kind, LaneReport, Park, RouteRul
 from tideover.staging import ledger, pace, parking, reconciliation, reports
 from tideover.staging.cases import Asked, Undone
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim, GroupWish
 from tideover.staging.settle import Settlement
 from tideover.staging.shares import Ask
 from tideover.staging.stage import Batch, CursorMove
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim, GroupWish
 
 NOON_US = 1_800_014_400 * SECOND_US  # 2027-01-15 12:00:00 UTC
 DAY_S = 86_400.0

@@ -16,7 +16,7 @@ from tideover.hub.delivery import Delivery
 from tideover.hub.runtime import Runtime
 from tideover.model import Order
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim
+from tideover.staging.wishes import Claim
 from tideover.twins import TwinHost
 
 

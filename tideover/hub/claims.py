@@ -13,7 +13,7 @@ from tideover.hub.routing import group_wish
 from tideover.hub.runtime import Runtime
 from tideover.model import SECOND_US, Lease
 from tideover.policy.depth import DEPTH
-from tideover.staging.desks import Claim
+from tideover.staging.wishes import Claim
 
 
 class Claims:

@@ -30,9 +30,9 @@ from tideover.model import SECOND_US
 from tideover.policy.breaker import State
 from tideover.policy.depth import DEPTH
 from tideover.policy.failover import Phase
-from tideover.staging.desks import Claim
 from tideover.staging.store import Claimed
 from tideover.staging.systems import Gate
+from tideover.staging.wishes import Claim
 
 LEASE_MARGIN_S = 30.0
 POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes

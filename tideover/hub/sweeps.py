@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tideover.staging.desks import Mark
+from tideover.staging.wishes import Mark
 
 LONGEST_REST_S = 30.0
 REST = 10  # of the time that it took to look through a backlog, so many times it is not done again

@@ -44,6 +44,7 @@ from tideover.staging import stage as staging
 from tideover.staging.database import Database, Transaction
 from tideover.staging.floors import Floor
 from tideover.staging.sealing import Plain, Sealer
+from tideover.staging.wishes import Claim, Mark
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Claimed:
 
     gates: Mapping[str, systems.Gate]
     leases: Sequence[Lease]
-    mark: desks.Mark | None
+    mark: Mark | None
     state: GroupState | None
     quota_wait_s: float = 0.0
     used_up: Mapping[str, systems.Gate] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Store:
         self._sealer = sealer or Plain()
         self._spread = spread
         self._new_name = new_name
-        self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
+        self._probe_marks: dict[tuple[str, str], Mark] = {}
         self._readable: set[str] = set()  # the routes of which something was leased
         self._floors: defaultdict[str, Floor] = defaultdict(Floor)
 
@@ -115,7 +116,7 @@ class Store:
     async def cursor(self, route: str) -> staging.Cursor:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
-    async def claim(self, wish: desks.Claim) -> Claimed:
+    async def claim(self, wish: Claim) -> Claimed:
         """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause.
 
         Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on
@@ -140,7 +141,7 @@ class Store:
             raise missing[0]
         return claimed
 
-    async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
+    async def claim_probe(self, wish: Claim, system: str) -> list[Lease]:
         """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
 
         Of a long backlog that the system may not have, one call looks at a part; the next one goes on behind it.
@@ -159,7 +160,7 @@ class Store:
             self._probe_marks[place] = found.mark
         return found.leases
 
-    async def claim_doubted(self, wish: desks.Claim, system: str, lanes: int) -> list[Lease]:
+    async def claim_doubted(self, wish: Claim, system: str, lanes: int) -> list[Lease]:
         """Leases on lanes pinned to a system, only to ask it what became of them, whatever its breaker says."""
         return await self.database.write(lambda tx: leases.claim_doubted(tx, wish, system, lanes, self._sealer))
 
