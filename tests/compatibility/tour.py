@@ -96,7 +96,7 @@ class Guide:
         return Claim(route, rooms, self.order(route), 10, int(lease_s * SECOND_US), limits, group)
 
     async def claim(self, route: str, lease_s: float = 60.0, lanes: int = 100) -> Sequence[Lease]:
-        self.store._floors.clear()  # when a claim looks at everything again depends on how fast the machine is
+        self.store._claiming._floors.clear()  # how fast the machine is says when a claim looks at everything again
         leases = (await self.store.claim(self.wish(route, lease_s, lanes))).leases
         return sorted(leases, key=lambda lease: lease.lane)  # PostgreSQL's order changes when it has counted its rows
 

@@ -14,9 +14,10 @@ from tideover.model import SECOND_US, Accepted, Lease, Order
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
+from tideover.staging.claiming import Claimed
 from tideover.staging.heads import MOST_BYTES
 from tideover.staging.settle import Settled, Settlement
-from tideover.staging.store import Claimed, Store
+from tideover.staging.store import Store
 from tideover.staging.wishes import Claim
 
 KIB = 1024

@@ -15,6 +15,7 @@ from tideover.hub.runs import Run, Sender
 from tideover.model import Order
 from tideover.policy import breaker, choice, resolve, retry, settlement
 from tideover.staging import desks, heads, leases, settle, shares, stage, systems
+from tideover.staging.claiming import Claiming
 from tideover.staging.store import Store
 
 
@@ -121,12 +122,12 @@ BUGS = (
     _bug(
         "breaker get-then-set",
         "The breaker is got when records are claimed, and set when their calls have ended: that saves a query.",
-        _edit(Store.claim, ("gates = {", "self.seen = rows\n        gates = {")),
+        _edit(Claiming.claim, ("gates = {", "self.seen = rows\n        gates = {")),
         _edit(
             Store.settle,
             (
                 "self._sealer, self._spread))",
-                "self._sealer, self._spread, getattr(self, 'seen', {}).get(settlement.system)))",
+                "self._sealer, self._spread, getattr(self._claiming, 'seen', {}).get(settlement.system)))",
             ),
         ),
         _edit(
@@ -155,7 +156,8 @@ BUGS = (
             Store.stage,
             (
                 "staged = await",
-                "if batch.move is not None:\n"
+                "from dataclasses import replace\n"
+                "    if batch.move is not None:\n"
                 "        moved = replace(batch, records=())\n"
                 "        await self.database.write(lambda tx: staging.stage(tx, moved, self._sealer))\n"
                 "        batch = replace(batch, move=None)\n"

@@ -30,7 +30,7 @@ from tideover.model import SECOND_US
 from tideover.policy.breaker import State
 from tideover.policy.depth import DEPTH
 from tideover.policy.failover import Phase
-from tideover.staging.store import Claimed
+from tideover.staging.claiming import Claimed
 from tideover.staging.systems import Gate
 from tideover.staging.wishes import Claim
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import uuid4
 
-from tideover.errors import HubUnavailable, MissingKey
+from tideover.errors import HubUnavailable
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -23,7 +21,6 @@ from tideover.policy.quota import LimitRule
 from tideover.policy.reconcile import Verdict
 from tideover.staging import cases as asking
 from tideover.staging import (
-    desks,
     events,
     groups,
     leases,
@@ -41,29 +38,12 @@ from tideover.staging import (
 from tideover.staging import outlook as ahead
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
+from tideover.staging.claiming import Claimed, Claiming
 from tideover.staging.database import Database, Transaction
-from tideover.staging.floors import Floor
 from tideover.staging.sealing import Plain, Sealer
-from tideover.staging.wishes import Claim, Mark
+from tideover.staging.wishes import Claim
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
-
-    `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
-    `quota_wait_s`: how long until a system whose limits are used up may get more; 0 where none is, or another one has
-    room. `used_up`: the gates, as people should see them, of the systems whose quota for the day or month is used up.
-    """
-
-    gates: Mapping[str, systems.Gate]
-    leases: Sequence[Lease]
-    mark: Mark | None
-    state: GroupState | None
-    quota_wait_s: float = 0.0
-    used_up: Mapping[str, systems.Gate] = field(default_factory=dict)
 
 
 class Store:
@@ -81,9 +61,7 @@ class Store:
         self._sealer = sealer or Plain()
         self._spread = spread
         self._new_name = new_name
-        self._probe_marks: dict[tuple[str, str], Mark] = {}
-        self._readable: set[str] = set()  # the routes of which something was leased
-        self._floors: defaultdict[str, Floor] = defaultdict(Floor)
+        self._claiming = Claiming(self._sealer)
 
     # --- schema ---------------------------------------------------------------------------------------------
 
@@ -122,43 +100,14 @@ class Store:
         Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on
         what needs that key waits, as one damaged row would, and the rest goes on.
         """
-        missing: list[MissingKey] = []
-
-        def work(tx: Transaction) -> Claimed:
-            rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
-            gates = {name: row.gate(tx.now_us) for name, row in rows.items()}
-            desk = desks.open_desk(tx, wish, rows)
-            found = leases.claim(tx, wish, desk, self._sealer, self._floors[wish.route])
-            state = desk.state if isinstance(desk, desks.GroupDesk) else None
-            used_up = quotas.shut(gates, desk.used_up, tx.now_us)
-            missing[:] = [found.missing_key] if found.missing_key is not None else []
-            return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
-
-        claimed = await self.database.write(work)
-        if claimed.leases:
-            self._readable.add(wish.route)
-        elif missing and wish.route not in self._readable:
-            raise missing[0]
-        return claimed
+        return await self._claiming.claim(self.database, wish)
 
     async def claim_probe(self, wish: Claim, system: str) -> list[Lease]:
         """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
 
         Of a long backlog that the system may not have, one call looks at a part; the next one goes on behind it.
         """
-        place = (wish.route, system)
-        on = replace(wish, after=self._probe_marks.pop(place, None))
-
-        def work(tx: Transaction) -> leases.Found:
-            group = wish.group
-            pin = groups.load(tx, group.name).pin if group is not None else None
-            desk = desks.ProbeDesk(system, group, pin.system if pin else "")
-            return leases.claim(tx, on, desk, self._sealer)
-
-        found = await self.database.write(work)
-        if found.mark is not None:
-            self._probe_marks[place] = found.mark
-        return found.leases
+        return await self._claiming.claim_probe(self.database, wish, system)
 
     async def claim_doubted(self, wish: Claim, system: str, lanes: int) -> list[Lease]:
         """Leases on lanes pinned to a system, only to ask it what became of them, whatever its breaker says."""
