@@ -56,7 +56,9 @@ BUGS = (
             Store.stage,
             (
                 "staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))",
-                "asyncio.ensure_future(self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push)))\n"
+                "import asyncio\n"
+                "    write = self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))\n"
+                "    asyncio.ensure_future(write)\n"
                 "    staged = Staged(len(batch.records), 0, 0)",
             ),
         ),

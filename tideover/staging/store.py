@@ -5,9 +5,7 @@ All methods raise `HubUnavailable` when the database can't be used, and may then
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TypeVar
@@ -24,16 +22,15 @@ from tideover.staging import (
     events,
     groups,
     leases,
-    ledger,
     migrate,
     parking,
+    piecemeal,
     quotas,
     reconciliation,
     reports,
     restaging,
     shares,
     systems,
-    upkeep,
 )
 from tideover.staging import outlook as ahead
 from tideover.staging import settle as settling
@@ -185,13 +182,7 @@ class Store:
     async def hasten(self, system: str, routes: Sequence[str]) -> None:
         """After a restoration, make what backed off due, and note the backlog in the outage."""
         await self.database.write(lambda tx: systems.note_backlog(tx, system, routes))
-        await self._make_due(routes, system)
-
-    async def _make_due(self, routes: Sequence[str], restored: str = "") -> None:
-        for route in routes:
-            while not await self.database.write(lambda tx: systems.make_due(tx, route, restored)):  # noqa: B023
-                self.database.wakeups.wake(route)
-            self.database.wakeups.wake(route)
+        await piecemeal.make_due(self.database, routes, system)
 
     async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
         """Close the system's outage when nothing that waited through it waits any more. It may have to look at all that
@@ -230,7 +221,7 @@ class Store:
 
     async def make_due(self, routes: Sequence[str]) -> None:
         """Let what backed off be tried now: its way may be free again."""
-        await self._make_due(routes)
+        await piecemeal.make_due(self.database, routes)
 
     # --- parked ---------------------------------------------------------------------------------------------
 
@@ -246,14 +237,7 @@ class Store:
 
     async def compact(self) -> int:
         """Sum the ledger's lines, in short pieces; cheap sums stay cheap. Returns how many fewer there are."""
-        last = await self.database.read(ledger.last_line)
-        lines, after = 0, 0
-        while True:
-            piece = await self.database.write(lambda tx: ledger.compact(tx, after, last))  # noqa: B023 - run at once
-            lines += piece.lines
-            if piece.after is None:
-                return lines
-            after = piece.after
+        return await piecemeal.compact(self.database)
 
     async def release(self, ids: Sequence[int]) -> int:
         return await self.database.write(lambda tx: parking.release(tx, ids))
@@ -335,38 +319,12 @@ class Store:
     async def purge(self, route: str, retention_us: int, on_rows: Callable[[int], None] = lambda _: None) -> int:
         """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went; `on_rows`
         hears after each piece how many so far."""
-        lanes = await self._in_pieces(
-            lambda tx, after: upkeep.purge_lanes(tx, route, tx.now_us - retention_us, after), on_rows
-        )
-        return lanes + await self._in_pieces(
-            lambda tx, after: upkeep.purge_records(tx, route, tx.now_us - retention_us, after),
-            lambda rows: on_rows(lanes + rows),
-        )
-
-    async def _in_pieces(
-        self, piece: Callable[[Transaction, upkeep.Place], upkeep.Removed], on_rows: Callable[[int], None]
-    ) -> int:
-        rows, after = 0, upkeep.BEGINNING
-        while True:
-            start, began = after, time.monotonic()
-            removed = await self.database.write(lambda tx: piece(tx, start))  # noqa: B023 - run at once
-            rows += removed.rows
-            await asyncio.sleep(time.monotonic() - began)  # the other half of the time is for claims
-            if removed.rows:
-                on_rows(rows)
-            if removed.place is None:
-                return rows
-            after = removed.place
+        return await piecemeal.purge(self.database, route, retention_us, on_rows)
 
     async def tidy(self, retention_us: int) -> int:
         """Compact the ledger, and remove old events, closed parked records and closed cases, in short pieces; then give
         the room that lanes left to new ones. Returns how many rows went."""
-        rows = await self.compact()
-        for table in upkeep.CLOSED:
-            rows += await self._in_pieces(
-                lambda tx, after: upkeep.purge_closed(tx, table, tx.now_us - retention_us, after),  # noqa: B023
-                lambda _: None,
-            )
+        rows = await self.compact() + await piecemeal.purge_closed(self.database, retention_us)
         await self.database.vacuum("lane")
         return rows
 
