@@ -17,10 +17,10 @@ from tideover.policy.breaker import BreakerRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch, CursorMove
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 SYSTEM = "erp"
 HOT_KEYS = 200

@@ -39,11 +39,11 @@ from tideover.policy.settlement import Attempt, Kind, LaneReport, Park, RouteRul
 from tideover.staging import ledger, pace, parking, reconciliation, reports
 from tideover.staging.cases import Asked, Undone
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim, GroupWish
 from tideover.staging.settle import Settlement
 from tideover.staging.shares import Ask
 from tideover.staging.stage import Batch, CursorMove
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim, GroupWish
 
 NOON_US = 1_800_014_400 * SECOND_US  # 2027-01-15 12:00:00 UTC
 DAY_S = 86_400.0
@@ -96,7 +96,7 @@ class Guide:
         return Claim(route, rooms, self.order(route), 10, int(lease_s * SECOND_US), limits, group)
 
     async def claim(self, route: str, lease_s: float = 60.0, lanes: int = 100) -> Sequence[Lease]:
-        self.store._floors.clear()  # when a claim looks at everything again depends on how fast the machine is
+        self.store._claiming._floors.clear()  # how fast the machine is says when a claim looks at everything again
         leases = (await self.store.claim(self.wish(route, lease_s, lanes))).leases
         return sorted(leases, key=lambda lease: lease.lane)  # PostgreSQL's order changes when it has counted its rows
 

@@ -38,13 +38,15 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import groups, leases, systems
 from tideover.staging.cases import Asked
+from tideover.staging.claiming import Claimed
 from tideover.staging.database import Transaction, open_database
-from tideover.staging.desks import NOBODY, Claim, GroupWish
+from tideover.staging.desks import NOBODY
 from tideover.staging.parking import Selection as Parked
 from tideover.staging.reconciliation import Selection as Cases
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.stage import Batch
-from tideover.staging.store import Claimed, Store
+from tideover.staging.store import Store
+from tideover.staging.wishes import Claim, GroupWish
 
 A, B, C = "carrier-a", "carrier-b", "carrier-c"
 ROUTE, GROUP = "orders", "shipping"

@@ -14,10 +14,11 @@ from tideover.model import SECOND_US, Accepted, Lease, Order
 from tideover.policy.breaker import BreakerRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
-from tideover.staging.desks import Claim
+from tideover.staging.claiming import Claimed
 from tideover.staging.heads import MOST_BYTES
 from tideover.staging.settle import Settled, Settlement
-from tideover.staging.store import Claimed, Store
+from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 KIB = 1024
 WISH = Claim("orders", {"erp": 100}, Order.BLOCK, 10, 60 * SECOND_US, longest=100)

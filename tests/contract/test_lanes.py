@@ -18,11 +18,11 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import leases, reports
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Parked, Selection
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 ROUTE = "orders"
 BREAKER = BreakerRule(failures=3, rejections=3, open_for_s=5, max_open_s=60, successes=2)

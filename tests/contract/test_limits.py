@@ -29,13 +29,14 @@ from tideover.policy.quota import LIVE_S, BudgetRule, LimitRule, RateRule
 from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import quotas, systems
+from tideover.staging.claiming import Claimed
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim, GroupWish
 from tideover.staging.leases import SCAN
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.shares import Ask
 from tideover.staging.stage import Batch
-from tideover.staging.store import Claimed, Store
+from tideover.staging.store import Store
+from tideover.staging.wishes import Claim, GroupWish
 
 ERP, ROUTE = "erp", "orders"
 BREAKER = BreakerRule(failures=3, rejections=3, open_for_s=5, max_open_s=60, successes=1)

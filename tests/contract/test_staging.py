@@ -37,12 +37,12 @@ from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import reports
 from tideover.staging import stage as staging
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.stage import Batch, CursorMove
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 
 @dataclass

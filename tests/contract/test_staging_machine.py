@@ -50,12 +50,12 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, Park, RouteRule
 from tideover.staging import schema
 from tideover.staging.database import Transaction, open_database
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Parked, Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 T = TypeVar("T")
 ROUTE, SYSTEM = "orders", "erp"

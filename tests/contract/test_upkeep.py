@@ -15,12 +15,12 @@ from tideover.policy.retry import RetryRule
 from tideover.policy.settlement import Attempt, Kind, LaneReport, RouteRule
 from tideover.staging import ledger, reports, systems, upkeep
 from tideover.staging.database import open_database
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.restaging import Remapped
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 ROUTE, OTHER, ERP = "orders", "customers", "erp"
 RULE = BreakerRule(failures=100, rejections=100, open_for_s=5, max_open_s=60, successes=2)

@@ -7,8 +7,8 @@ from tests.hubs import hub_config, running
 from tideover.hub import intake, replay
 from tideover.hub.delivery import Delivery
 from tideover.model import SECOND_US, Accepted, LookUp, Order, Outcome, Outgoing, Unknown
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
+from tideover.staging.wishes import Claim
 
 LEASE_US = 5 * SECOND_US
 

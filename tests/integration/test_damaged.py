@@ -13,9 +13,9 @@ from tideover.hub.intake import stage_records
 from tideover.hub.progress import Ending
 from tideover.hub.replay import replay
 from tideover.model import SECOND_US, Order, Rejected
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
+from tideover.staging.wishes import Claim
 
 UNKNOWN_KEY = "010162"  # as of a payload that was sealed with a key called b
 SEALER = Sealed("a", {"a": b"1" * 32})

@@ -32,11 +32,11 @@ from tideover.model import (
 )
 from tideover.policy.breaker import State
 from tideover.staging import reports
-from tideover.staging.desks import Claim
+from tideover.staging.claiming import Claimed
 from tideover.staging.parking import Selection
 from tideover.staging.sealing import Sealed
 from tideover.staging.settle import Settled, Settlement
-from tideover.staging.store import Claimed
+from tideover.staging.wishes import Claim
 
 
 class Clock:

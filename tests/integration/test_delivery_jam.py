@@ -11,9 +11,9 @@ from tideover.hub.delivery import Delivery
 from tideover.hub.line import HAND_LANES, UNSETTLED_LANES
 from tideover.hub.progress import Ending
 from tideover.hub.settler import BATCH
-from tideover.staging.desks import Claim
+from tideover.staging.claiming import Claimed
 from tideover.staging.settle import Settled, Settlement
-from tideover.staging.store import Claimed
+from tideover.staging.wishes import Claim
 
 RECORDS = 12_000
 

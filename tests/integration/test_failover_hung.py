@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import text
 
 from tests.twinhubs import HASTY, SHIPMENTS, SHIPPING, TwinSecrets, audited, read, twin_hub, until
+from tideover.hub.asking import ASK_LANES
 from tideover.hub.delivery import Delivery
-from tideover.hub.line import ASK_LANES
 from tideover.hub.runtime import Runtime
 from tideover.model import Order
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim
+from tideover.staging.wishes import Claim
 from tideover.twins import TwinHost
 
 

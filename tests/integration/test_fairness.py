@@ -18,8 +18,8 @@ from tideover.hub.delivery import Delivery
 from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
 from tideover.model import Outcome, Outgoing
-from tideover.staging.desks import Claim
-from tideover.staging.store import Claimed
+from tideover.staging.claiming import Claimed
+from tideover.staging.wishes import Claim
 
 IMPORTED = 5_000
 

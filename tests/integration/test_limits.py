@@ -21,9 +21,9 @@ from tideover.hub.probing import probe_system
 from tideover.hub.progress import Ending, Progress
 from tideover.hub.runtime import Runtime
 from tideover.model import Accepted, Outcome, Outgoing, Unknown
-from tideover.staging.desks import Claim
+from tideover.staging.claiming import Claimed
 from tideover.staging.shares import Ask
-from tideover.staging.store import Claimed
+from tideover.staging.wishes import Claim
 from tideover.twins import TwinHost
 
 TICKETS: dict[str, Any] = {

@@ -19,7 +19,7 @@ from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
 from tideover.model import HUNG, SECOND_US, Accepted, Order, Outcome, Throttled, Unknown, Unsent
 from tideover.policy.breaker import Result, State
-from tideover.staging.desks import Claim
+from tideover.staging.wishes import Claim
 
 LEASE_S = 32.0  # `timeouts.total` of these tests and the margin
 

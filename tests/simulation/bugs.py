@@ -10,11 +10,12 @@ from typing import Any
 
 from tests.simulation.patches import Edit, Entry
 from tideover.hub.delivery import Delivery
-from tideover.hub.line import Line
+from tideover.hub.gatekeeper import Gatekeeper
 from tideover.hub.runs import Run, Sender
 from tideover.model import Order
 from tideover.policy import breaker, choice, quota, resolve, retry, settlement
 from tideover.staging import desks, heads, leases, settle, shares, stage, systems
+from tideover.staging.claiming import Claiming
 from tideover.staging.store import Store
 
 
@@ -55,7 +56,9 @@ BUGS = (
             Store.stage,
             (
                 "staged = await self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))",
-                "asyncio.ensure_future(self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push)))\n"
+                "import asyncio\n"
+                "    write = self.database.write(lambda tx: staging.stage(tx, batch, self._sealer, push))\n"
+                "    asyncio.ensure_future(write)\n"
                 "    staged = Staged(len(batch.records), 0, 0)",
             ),
         ),
@@ -121,12 +124,12 @@ BUGS = (
     _bug(
         "breaker get-then-set",
         "The breaker is got when records are claimed, and set when their calls have ended: that saves a query.",
-        _edit(Store.claim, ("gates = {", "self.seen = rows\n        gates = {")),
+        _edit(Claiming.claim, ("gates = {", "self.seen = rows\n        gates = {")),
         _edit(
             Store.settle,
             (
                 "self._sealer, self._spread))",
-                "self._sealer, self._spread, getattr(self, 'seen', {}).get(settlement.system)))",
+                "self._sealer, self._spread, getattr(self._claiming, 'seen', {}).get(settlement.system)))",
             ),
         ),
         _edit(
@@ -155,7 +158,8 @@ BUGS = (
             Store.stage,
             (
                 "staged = await",
-                "if batch.move is not None:\n"
+                "from dataclasses import replace\n"
+                "    if batch.move is not None:\n"
                 "        moved = replace(batch, records=())\n"
                 "        await self.database.write(lambda tx: staging.stage(tx, moved, self._sealer))\n"
                 "        batch = replace(batch, move=None)\n"
@@ -358,7 +362,7 @@ BUGS = (
     _bug(
         "an answer that wakes whoever asked",
         "Each look at a system that is down is news to whoever claims; who then asks for another look.",
-        _edit(Line._look, ("if is_news:", "if True:")),
+        _edit(Gatekeeper._look, ("if is_news:", "if True:")),
         rules={"a loop that waits for hardly anything"},
         within=180,
         first=108,

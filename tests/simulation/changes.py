@@ -15,8 +15,8 @@ from tideover.model import SECOND_US
 from tideover.policy.breaker import Reason
 from tideover.policy.resolve import HORIZON_SHARE
 from tideover.staging import reports
+from tideover.staging.claiming import Claimed
 from tideover.staging.settle import Settled
-from tideover.staging.store import Claimed
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process

@@ -63,12 +63,12 @@ from tideover.policy.breaker import State
 from tideover.policy.failover import GroupState
 from tideover.staging import groups, reconciliation, schema, systems
 from tideover.staging.database import Transaction, open_database
-from tideover.staging.desks import Claim
 from tideover.staging.parking import Selection as ParkedSelection
 from tideover.staging.reconciliation import Selection
 from tideover.staging.settle import Settlement
 from tideover.staging.stage import Batch
 from tideover.staging.store import Store
+from tideover.staging.wishes import Claim
 
 EXAMPLES = int(os.environ.get("FAILOVER_EXAMPLES", "35"))
 STEPS = int(os.environ.get("FAILOVER_STEPS", "50"))

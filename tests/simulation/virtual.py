@@ -129,7 +129,7 @@ def virtual_time(loop: VirtualLoop, luck: random.Random) -> Iterator[None]:
     """The few clocks and ids that the engine takes from the machine come from the loop and the seed."""
     clock = SimpleNamespace(monotonic=loop.time)
     with (
-        mock.patch("tideover.staging.store.time", clock),
+        mock.patch("tideover.staging.piecemeal.time", clock),
         mock.patch("tideover.staging.floors.time", clock),
         mock.patch("tideover.hub.sharing.uuid4", side_effect=lambda: UUID(int=luck.getrandbits(128))),
     ):

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tideover.hub.hand import Hand
-from tideover.hub.line import Pace
+from tideover.hub.pace import Pace
 from tideover.hub.runs import Held
 from tideover.model import Lease
 

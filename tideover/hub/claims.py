@@ -13,14 +13,14 @@ from tideover.hub.routing import group_wish
 from tideover.hub.runtime import Runtime
 from tideover.model import SECOND_US, Lease
 from tideover.policy.depth import DEPTH
-from tideover.staging.desks import Claim
+from tideover.staging.wishes import Claim
 
 
 class Claims:
     """Of one line. `lease_s`: how long its leases last."""
 
     def __init__(self, rt: Runtime, system: str, routes: Mapping[str, Route], lease_s: float) -> None:
-        self._rt, self._system, self._routes, self._lease_s = rt, system, routes, lease_s
+        self._rt, self._system, self._routes, self.lease_s = rt, system, routes, lease_s
         self._claiming: set[asyncio.Future[Sequence[Lease]]] = set()
 
     async def for_probe(self, route: str) -> Sequence[Lease]:
@@ -42,7 +42,7 @@ class Claims:
             rooms={self._system: 1},
             order=self._routes[route].order,
             depth=depth,
-            lease_us=int(self._lease_s * SECOND_US),
+            lease_us=int(self.lease_s * SECOND_US),
             group=group_wish(self._rt.config, route),
         )
 

@@ -14,42 +14,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from tideover.config.models import Route
-from tideover.errors import AccessError, HubUnavailable
+from tideover.errors import HubUnavailable
+from tideover.hub.chores import Chores
 from tideover.hub.line import Line
+from tideover.hub.lineup import line_up
 from tideover.hub.progress import Ending, Episodes, Progress
-from tideover.hub.routing import group_rule, group_wish, shapes
+from tideover.hub.routing import group_rule, group_wish
 from tideover.hub.runtime import Runtime
-from tideover.hub.sharing import Sharing
+from tideover.hub.sweeps import Sweeps
 from tideover.hub.terms import Terms
 from tideover.hub.turns import Turns
-from tideover.model import CREDENTIALS, SECOND_US, Unsent
-from tideover.policy.breaker import Result, State
+from tideover.model import SECOND_US
+from tideover.policy.breaker import State
 from tideover.policy.depth import DEPTH
 from tideover.policy.failover import Phase
-from tideover.staging.desks import Claim, Mark
-from tideover.staging.store import Claimed
+from tideover.staging.claiming import Claimed
 from tideover.staging.systems import Gate
+from tideover.staging.wishes import Claim
 
 LEASE_MARGIN_S = 30.0
 POLL_S = 0.05  # while lingering; grows to SLOW_POLL_S as nothing comes
 SLOW_POLL_S = 0.25
 QUOTA_POLL_S = 0.02  # while a limit lets nothing more through for the moment, and calls are under way
 PATIENCE_S = 10.0  # how long a run that does not linger waits without delivering anything
-TICK_S = 0.5  # events are announced, and the drain's end looked for, this often
-LONGEST_REST_S = 30.0
-SWEEP_REST = 10  # of the time that it took to look through a backlog, so many times it is not done again
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """How far a look through a backlog has come, how long its claims took so far, and until when there is none."""
-
-    mark: Mark | None = None
-    took_s: float = 0.0
-    rest_until: float = 0.0
 
 
 class Delivery:
@@ -81,10 +70,9 @@ class Delivery:
         self._episodes = Episodes(self.progress, group_rule(rt.config, self._group) if self._group else None)
         self._lines: dict[str, Line] = {}
         self._claiming: asyncio.Future[Claimed] | None = None
-        self._sweeps: dict[tuple[str, frozenset[str]], Sweep] = {}
+        self._sweeps = Sweeps()
         self._quota_wait_s = 0.0
         self._used_up: Mapping[str, Gate] = {}
-        self._drain_rest_until = 0.0
         self._over_at = 0.0  # when the run had nothing more to deliver
         self._seen_delivered, self._progressed_at = 0, rt.monotonic()
 
@@ -96,7 +84,7 @@ class Delivery:
         """
         await self._prepare()
         tasks = [asyncio.create_task(task) for line in self._lines.values() for task in line.tasks()]
-        tasks += [asyncio.create_task(task) for task in (self._tick_forever(), self._keep_forever())]
+        tasks += [asyncio.create_task(task) for task in self._chores.tasks()]
         main = asyncio.create_task(self._claim_until_done())
         deaf = self._rt.store.on_staged(list(self._routes), self._stirred.set)
         try:
@@ -111,7 +99,7 @@ class Delivery:
                 await asyncio.shield(asyncio.wait_for(self._wind_down([main, *tasks]), LEASE_MARGIN_S / 2))
 
     async def _prepare(self) -> None:
-        """A line for each system. A provider whose credentials can't be had is out, and the others go on."""
+        """The lines, what each claim asks for besides, and the chores."""
         rt = self._rt
         terms = Terms(
             rt,
@@ -123,31 +111,11 @@ class Delivery:
             self._stirred,
             self._may_resend,
         )
-        wanted = shapes(rt.config, self._target, rt.folder)
-        refused: AccessError | None = None
-        for system in rt.config.systems_of(self._target):
-            try:
-                connector = await rt.connector(system)
-            except AccessError as error:
-                refused = error
-                if self._group:
-                    await self._put_out(system, error)
-                continue
-            gate, is_draining = await rt.store.gate(system), await rt.store.is_undrained(system)
-            shape = wanted.get(system)
-            self._lines[system] = Line(terms, system, connector, gate, shape, is_draining=is_draining)
-            self.progress.gates[system] = gate
-        if refused is not None and not self._lines:
-            raise refused
+        self._lines = await line_up(terms, self._target, self.progress)
         self._wishes = {name: group_wish(rt.config, name) for name in self._routes}
         self._limits = rt.limit_rules(self._lines)
-        self._sharing = Sharing(rt, self._lines)
-        await self._sharing.begin()
-
-    async def _put_out(self, system: str, error: AccessError) -> None:
-        rule = self._rt.breaker_rule(system, has_probe=self._rt.system(system).rest.probe is not None)
-        outcome = Unsent(CREDENTIALS, str(error))
-        self.progress.gates[system] = await self._rt.store.tell(system, Result("", 0, outcome), rule)
+        self._chores = Chores(rt, self._group, self._lines, self._episodes, lambda: self._on_progress(self.progress))
+        await self._chores.begin()
 
     def _may_resend(self, system: str) -> bool:
         state = self.progress.state
@@ -234,8 +202,7 @@ class Delivery:
 
     async def _claim_route(self, name: str, rooms: dict[str, int]) -> bool:
         began = self._rt.monotonic()
-        place = (name, frozenset(rooms))
-        sweep = self._sweeps.get(place, Sweep())
+        sweep = self._sweeps.of(name, rooms)
         if began < sweep.rest_until:
             return False
         wish = Claim(
@@ -250,7 +217,7 @@ class Delivery:
             after=sweep.mark,
         )
         claimed = await self._known(wish)
-        self._keep_mark(place, wish, claimed, began)
+        self._sweeps.note(name, rooms, claimed.mark, began, self._rt.monotonic())
         for system, gate in claimed.gates.items():
             if system in self._lines:
                 self._lines[system].note(gate)
@@ -264,18 +231,6 @@ class Delivery:
         self._used_up = claimed.used_up
         self._episodes.note(claimed, began)
         return bool(claimed.leases) or claimed.mark is not None
-
-    def _keep_mark(self, place: tuple[str, frozenset[str]], wish: Claim, claimed: Claimed, began: float) -> None:
-        """While one system's hand is full, a claim for the others looks through what waits for it: go on where it
-        stopped, and rest at the end, so that it never costs more than a share of the time."""
-        now = self._rt.monotonic()
-        took_s = now - began + (self._sweeps[place].took_s if wish.after is not None else 0.0)
-        if claimed.mark is not None:
-            self._sweeps[place] = Sweep(claimed.mark, took_s)
-        elif wish.after is not None:
-            self._sweeps[place] = Sweep(None, 0.0, now + min(SWEEP_REST * took_s, LONGEST_REST_S))
-        else:
-            self._sweeps.pop(place, None)
 
     async def _known(self, wish: Claim) -> Claimed:
         """A claim's answer. Shielded, and kept until its caller has it: of one that is cancelled before that, nobody
@@ -338,41 +293,7 @@ class Delivery:
             stopped.cancel()
             stirred.cancel()
 
-    # --- beside it ------------------------------------------------------------------------------------------
-
-    async def _tick_forever(self) -> None:
-        while True:
-            await self._rt.sleep(TICK_S)
-            with suppress(HubUnavailable):  # the claimer meets it too, and decides
-                await self._tick()
-
-    async def _keep_forever(self) -> None:
-        """What others count on in time, and which must not wait behind a long look."""
-        while True:
-            await self._rt.sleep(TICK_S)
-            for line in self._lines.values():
-                line.give_back_overdue()
-            with suppress(HubUnavailable):
-                await self._sharing.renew()
-
-    async def _tick(self, *, is_last: bool = False) -> None:
-        if is_last or self._rt.monotonic() >= self._drain_rest_until:
-            await self._end_drains()
-        for episode in self._episodes.first_served():
-            ago_us = int((self._rt.monotonic() - episode.served_at) * SECOND_US)
-            await self._rt.store.note_service(self._group, episode.after, ago_us)
-            episode.has_served = True
-        await self._rt.announce_events()
-        self._on_progress(self.progress)
-
-    async def _end_drains(self) -> None:
-        """Where something old is far behind in a long line, looking for it takes a while: then less often."""
-        began = self._rt.monotonic()
-        for system in self._lines:
-            if await self._rt.store.is_undrained(system):
-                await self._rt.store.end_drain(system, self._rt.routes_through(system))
-        now = self._rt.monotonic()
-        self._drain_rest_until = now + min(SWEEP_REST * (now - began), LONGEST_REST_S)
+    # --- ending ---------------------------------------------------------------------------------------------
 
     async def _wind_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -387,11 +308,7 @@ class Delivery:
         ends = await asyncio.gather(*settling, return_exceptions=True)
         self._episodes.end()
         self._note_progress()
-        try:
-            with suppress(HubUnavailable):
-                await self._tick(is_last=True)
-        finally:
-            await self._sharing.end()
+        await self._chores.end()
         for end in ends:
             if isinstance(end, BaseException) and not isinstance(end, HubUnavailable):
                 raise end

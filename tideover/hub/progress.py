@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tideover.hub.runs import Run
 from tideover.model import Lease
 from tideover.policy.failover import GroupRule, GroupState, Phase
-from tideover.staging.store import Claimed
+from tideover.staging.claiming import Claimed
 from tideover.staging.systems import Gate
 
 REOPEN_S = 30.0  # a failover that goes on within this time is the same

@@ -13,7 +13,7 @@ from tideover.errors import CorruptPayload, MappingError
 from tideover.hub.mapping import encode, transform_of
 from tideover.model import Resolve
 from tideover.policy.failover import FailbackRule, GroupRule
-from tideover.staging.desks import Eligible, GroupWish
+from tideover.staging.wishes import Eligible, GroupWish
 
 Shape = Callable[[bytes], bytes]  # the staged record's JSON as one provider wants it; raises `MappingError`
 

@@ -5,152 +5,23 @@ A desk is made for one claim, in its transaction, from the rows of breakers, pau
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from tideover.errors import CorruptPayload, MissingKey
-from tideover.model import SECOND_US, LeasedRecord, Order
+from tideover.errors import CorruptPayload
+from tideover.model import SECOND_US
 from tideover.policy.choice import Send, Wait, Want, choose, draw_of
-from tideover.policy.failover import GroupRule, canary_began, may_have_canary
-from tideover.policy.quota import LimitRule
+from tideover.policy.failover import canary_began, may_have_canary
 from tideover.staging import groups, reconciliation
 from tideover.staging.database import Transaction
+from tideover.staging.decisions import RECHECK_MAX_S, Decision, Defer, Head, Skip, Take, put_off
 from tideover.staging.quotas import Quotas, UsedUp
 from tideover.staging.rooms import Rooms, live_since_us
 from tideover.staging.systems import SystemRow
+from tideover.staging.wishes import Claim, Eligible, GroupWish
 
 NOBODY = "no_provider"  # the code under which a record is parked that no provider takes
-_RECHECK_MIN_S, _RECHECK_MAX_S = 2.0, 60.0
-
-Mark = tuple[int, int, int]  # priority, due_us and id of a lane: a place in the order of a route's waiting lanes
-# The providers that take a record, by its payload, in order of preference. Raises `CorruptPayload` where it is no JSON.
-Eligible = Callable[[bytes], Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupWish:
-    """What a claim for a failover group needs to know besides the tables.
-
-    `eligible` is None where every provider takes every record. `rto_s` is the route's, None without one.
-    `reroute_after_s`: the route's `max_hold` with `on_unknown: reroute`, else None.
-    """
-
-    name: str
-    rule: GroupRule
-    eligible: Eligible | None = None
-    rto_s: float | None = None
-    max_pause_s: float = 60.0
-    reroute_after_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a worker asks for: lanes of a route, up to `depth` records of each, for `lease_us`; up to `longest` where
-    there is room for more lanes than are due.
-
-    `rooms`: how many lanes each of the target's systems may get; one that must get none is not there. `limits`: of
-    those systems that have any. `after`: where the last claim stopped looking.
-    """
-
-    route: str
-    rooms: Mapping[str, int]
-    order: Order
-    depth: int
-    lease_us: int
-    limits: Mapping[str, LimitRule] = field(default_factory=dict)
-    group: GroupWish | None = None
-    after: Mark | None = None
-    longest: int = 0
-
-
-@dataclass(slots=True)
-class Head:
-    """A lane that a claim found, and the records that may be leased with it."""
-
-    id: int
-    token: int
-    last_seq: int
-    done_seq: int
-    in_doubt: int
-    doubted_us: int
-    attempts: int
-    lease_until_us: int
-    due_us: int
-    system: str
-    avoid: str
-    priority: int
-    run: int = 0  # how many of its records may be leased
-    large_bytes: int = 0  # what those of them weigh that are not small
-    records: list[LeasedRecord] = field(default_factory=list)
-    missing_key: MissingKey | None = None  # what a record needs that can't be leased, so that none from it on can
-
-
-class Take(NamedTuple):
-    """The lane goes to a system, with so many of its records. `from_system`: what may be there is sent elsewhere.
-    `counted`: how many records were taken from the system's limits for it."""
-
-    head: Head
-    system: str
-    depth: int
-    counted: int = 0
-    is_backup: bool = False
-    is_canary: bool = False
-    from_system: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Defer:
-    """Nobody can have the lane before an instant."""
-
-    head: Head
-    until_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Its provider has no room for it now."""
-
-
-Decision = Take | Defer | Skip
-
-
-class Desk(Protocol):
-    """Decides lane by lane; what it gives away is no longer there for the next."""
-
-    @property
-    def ready(self) -> Sequence[str]:
-        """The systems whose lanes in doubt may be claimed."""
-        ...
-
-    @property
-    def room(self) -> int:
-        """How many more lanes can be given away."""
-        ...
-
-    @property
-    def live_since_us(self) -> int | None:
-        """Lanes that became due after it are live traffic and go before the backlog; None while there is none."""
-        ...
-
-    @property
-    def has_room_for_backlog(self) -> bool:
-        """Whether a lane that is no live traffic could be given away."""
-        ...
-
-    def set_aside(self, is_on: bool) -> None:
-        """Keep the backlog's share back while live traffic is looked for."""
-        ...
-
-    def prepare(self, tx: Transaction, heads: Sequence[Head]) -> None:
-        """Look up what the decisions on these lanes need."""
-        ...
-
-    def decide(self, head: Head) -> Decision: ...
-
-    def close(self, tx: Transaction) -> None:
-        """Write what the decisions used up."""
-        ...
+_RECHECK_MIN_S = 2.0
 
 
 def eligible_at(head: Head, at: int, eligible: Eligible | None) -> Sequence[str] | None:
@@ -221,11 +92,6 @@ class SingleDesk(RoomyDesk):
 
     def close(self, tx: Transaction) -> None:
         self._rooms.close(tx)
-
-
-def put_off(head: Head, now_us: int) -> Defer:
-    """Of a lane whose head can't be had: its key is missing, or it is gone, as the audit says."""
-    return Defer(head, now_us + int(_RECHECK_MAX_S * SECOND_US))
 
 
 class ProbeDesk:
@@ -377,13 +243,13 @@ class GroupDesk(RoomyDesk):
     def _until_us(self, head: Head, wait: Wait) -> int:
         """The end of the pause that is waited for, but not unseen for longer than anything else: meanwhile its provider
         may go down, and another one have it."""
-        longest_us = self._now_us + int(_RECHECK_MAX_S * SECOND_US)
+        longest_us = self._now_us + int(RECHECK_MAX_S * SECOND_US)
         return min(wait.until_us, longest_us) if wait.until_us else self._recheck_us(head)
 
     def _recheck_us(self, head: Head) -> int:
         """Not at once again: the older, the rarer. A provider that comes back makes everything due at once."""
         age_s = (self._now_us - head.records[0].staged_us) / SECOND_US
-        return self._now_us + int(min(max(age_s / 4, _RECHECK_MIN_S), _RECHECK_MAX_S) * SECOND_US)
+        return self._now_us + int(min(max(age_s / 4, _RECHECK_MIN_S), RECHECK_MAX_S) * SECOND_US)
 
     def close(self, tx: Transaction) -> None:
         self._rooms.close(tx)

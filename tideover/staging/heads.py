@@ -15,7 +15,7 @@ from sqlalchemy import text
 from tideover.errors import CorruptPayload, MissingKey
 from tideover.model import LeasedRecord
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Head
+from tideover.staging.decisions import Head
 from tideover.staging.missing import hold_back
 from tideover.staging.sealing import Sealer, is_sealed
 

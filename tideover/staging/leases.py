@@ -23,10 +23,11 @@ from tideover.policy.settlement import Kind
 from tideover.staging import heads as reading
 from tideover.staging import reconciliation, schema
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Claim, Defer, Desk, Head, Mark, Take, put_off
+from tideover.staging.decisions import Defer, Desk, Head, Take, put_off
 from tideover.staging.floors import Floor
 from tideover.staging.ledger import Entry, enter
 from tideover.staging.sealing import Sealer
+from tideover.staging.wishes import Claim, Mark
 
 SCAN = 2_000
 _END: Mark = (PRIORITIES[-1] + 1, 0, 0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tideover.errors import MissingKey
 from tideover.model import HubEvent
 from tideover.staging.database import Transaction
-from tideover.staging.desks import Head
+from tideover.staging.decisions import Head
 from tideover.staging.events import announce, is_known
 
 

@@ -5,17 +5,13 @@ All methods raise `HubUnavailable` when the database can't be used, and may then
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from uuid import uuid4
 
-from tideover.errors import HubUnavailable, MissingKey
+from tideover.errors import HubUnavailable
 from tideover.model import Lease, NewRecord, Order, Staged
 from tideover.policy.breaker import Action, BreakerRule, Forced, Result
 from tideover.policy.failover import GroupRule, GroupState
@@ -23,46 +19,28 @@ from tideover.policy.quota import LimitRule
 from tideover.policy.reconcile import Verdict
 from tideover.staging import cases as asking
 from tideover.staging import (
-    desks,
     events,
     groups,
     leases,
-    ledger,
     migrate,
     parking,
+    piecemeal,
     quotas,
     reconciliation,
     reports,
     restaging,
     shares,
     systems,
-    upkeep,
 )
 from tideover.staging import outlook as ahead
 from tideover.staging import settle as settling
 from tideover.staging import stage as staging
+from tideover.staging.claiming import Claimed, Claiming
 from tideover.staging.database import Database, Transaction
-from tideover.staging.floors import Floor
 from tideover.staging.sealing import Plain, Sealer
+from tideover.staging.wishes import Claim
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What a claim gave. `gates` of all the target's systems; `state` of its failover group, None without one.
-
-    `mark`: where the looking stopped although somebody still had room; None when everything due was looked at.
-    `quota_wait_s`: how long until a system whose limits are used up may get more; 0 where none is, or another one has
-    room. `used_up`: the gates, as people should see them, of the systems whose quota for the day or month is used up.
-    """
-
-    gates: Mapping[str, systems.Gate]
-    leases: Sequence[Lease]
-    mark: desks.Mark | None
-    state: GroupState | None
-    quota_wait_s: float = 0.0
-    used_up: Mapping[str, systems.Gate] = field(default_factory=dict)
 
 
 class Store:
@@ -80,9 +58,7 @@ class Store:
         self._sealer = sealer or Plain()
         self._spread = spread
         self._new_name = new_name
-        self._probe_marks: dict[tuple[str, str], desks.Mark] = {}
-        self._readable: set[str] = set()  # the routes of which something was leased
-        self._floors: defaultdict[str, Floor] = defaultdict(Floor)
+        self._claiming = Claiming(self._sealer)
 
     # --- schema ---------------------------------------------------------------------------------------------
 
@@ -115,51 +91,22 @@ class Store:
     async def cursor(self, route: str) -> staging.Cursor:
         return await self.database.read(lambda tx: staging.cursor_of(tx, route))
 
-    async def claim(self, wish: desks.Claim) -> Claimed:
+    async def claim(self, wish: Claim) -> Claimed:
         """Leases on due lanes, for systems whose breaker is closed and that did not ask for a pause.
 
         Raises `MissingKey` at the beginning, where of the route nothing that is due can be read: once. From then on
         what needs that key waits, as one damaged row would, and the rest goes on.
         """
-        missing: list[MissingKey] = []
+        return await self._claiming.claim(self.database, wish)
 
-        def work(tx: Transaction) -> Claimed:
-            rows = systems.load_all(tx, wish.group.rule.providers if wish.group else wish.rooms)
-            gates = {name: row.gate(tx.now_us) for name, row in rows.items()}
-            desk = desks.open_desk(tx, wish, rows)
-            found = leases.claim(tx, wish, desk, self._sealer, self._floors[wish.route])
-            state = desk.state if isinstance(desk, desks.GroupDesk) else None
-            used_up = quotas.shut(gates, desk.used_up, tx.now_us)
-            missing[:] = [found.missing_key] if found.missing_key is not None else []
-            return Claimed(gates, found.leases, found.mark, state, desk.quota_wait_s, used_up)
-
-        claimed = await self.database.write(work)
-        if claimed.leases:
-            self._readable.add(wish.route)
-        elif missing and wish.route not in self._readable:
-            raise missing[0]
-        return claimed
-
-    async def claim_probe(self, wish: desks.Claim, system: str) -> list[Lease]:
+    async def claim_probe(self, wish: Claim, system: str) -> list[Lease]:
         """A lease for the system's prober, whatever its breaker says; none for one that a pin keeps out.
 
         Of a long backlog that the system may not have, one call looks at a part; the next one goes on behind it.
         """
-        place = (wish.route, system)
-        on = replace(wish, after=self._probe_marks.pop(place, None))
+        return await self._claiming.claim_probe(self.database, wish, system)
 
-        def work(tx: Transaction) -> leases.Found:
-            group = wish.group
-            pin = groups.load(tx, group.name).pin if group is not None else None
-            desk = desks.ProbeDesk(system, group, pin.system if pin else "")
-            return leases.claim(tx, on, desk, self._sealer)
-
-        found = await self.database.write(work)
-        if found.mark is not None:
-            self._probe_marks[place] = found.mark
-        return found.leases
-
-    async def claim_doubted(self, wish: desks.Claim, system: str, lanes: int) -> list[Lease]:
+    async def claim_doubted(self, wish: Claim, system: str, lanes: int) -> list[Lease]:
         """Leases on lanes pinned to a system, only to ask it what became of them, whatever its breaker says."""
         return await self.database.write(lambda tx: leases.claim_doubted(tx, wish, system, lanes, self._sealer))
 
@@ -235,13 +182,7 @@ class Store:
     async def hasten(self, system: str, routes: Sequence[str]) -> None:
         """After a restoration, make what backed off due, and note the backlog in the outage."""
         await self.database.write(lambda tx: systems.note_backlog(tx, system, routes))
-        await self._make_due(routes, system)
-
-    async def _make_due(self, routes: Sequence[str], restored: str = "") -> None:
-        for route in routes:
-            while not await self.database.write(lambda tx: systems.make_due(tx, route, restored)):  # noqa: B023
-                self.database.wakeups.wake(route)
-            self.database.wakeups.wake(route)
+        await piecemeal.make_due(self.database, routes, system)
 
     async def end_drain(self, system: str, routes: Sequence[str]) -> bool:
         """Close the system's outage when nothing that waited through it waits any more. It may have to look at all that
@@ -280,7 +221,7 @@ class Store:
 
     async def make_due(self, routes: Sequence[str]) -> None:
         """Let what backed off be tried now: its way may be free again."""
-        await self._make_due(routes)
+        await piecemeal.make_due(self.database, routes)
 
     # --- parked ---------------------------------------------------------------------------------------------
 
@@ -296,14 +237,7 @@ class Store:
 
     async def compact(self) -> int:
         """Sum the ledger's lines, in short pieces; cheap sums stay cheap. Returns how many fewer there are."""
-        last = await self.database.read(ledger.last_line)
-        lines, after = 0, 0
-        while True:
-            piece = await self.database.write(lambda tx: ledger.compact(tx, after, last))  # noqa: B023 - run at once
-            lines += piece.lines
-            if piece.after is None:
-                return lines
-            after = piece.after
+        return await piecemeal.compact(self.database)
 
     async def release(self, ids: Sequence[int]) -> int:
         return await self.database.write(lambda tx: parking.release(tx, ids))
@@ -385,38 +319,12 @@ class Store:
     async def purge(self, route: str, retention_us: int, on_rows: Callable[[int], None] = lambda _: None) -> int:
         """Remove what the route's retention no longer asks for, in short pieces. Returns how many rows went; `on_rows`
         hears after each piece how many so far."""
-        lanes = await self._in_pieces(
-            lambda tx, after: upkeep.purge_lanes(tx, route, tx.now_us - retention_us, after), on_rows
-        )
-        return lanes + await self._in_pieces(
-            lambda tx, after: upkeep.purge_records(tx, route, tx.now_us - retention_us, after),
-            lambda rows: on_rows(lanes + rows),
-        )
-
-    async def _in_pieces(
-        self, piece: Callable[[Transaction, upkeep.Place], upkeep.Removed], on_rows: Callable[[int], None]
-    ) -> int:
-        rows, after = 0, upkeep.BEGINNING
-        while True:
-            start, began = after, time.monotonic()
-            removed = await self.database.write(lambda tx: piece(tx, start))  # noqa: B023 - run at once
-            rows += removed.rows
-            await asyncio.sleep(time.monotonic() - began)  # the other half of the time is for claims
-            if removed.rows:
-                on_rows(rows)
-            if removed.place is None:
-                return rows
-            after = removed.place
+        return await piecemeal.purge(self.database, route, retention_us, on_rows)
 
     async def tidy(self, retention_us: int) -> int:
         """Compact the ledger, and remove old events, closed parked records and closed cases, in short pieces; then give
         the room that lanes left to new ones. Returns how many rows went."""
-        rows = await self.compact()
-        for table in upkeep.CLOSED:
-            rows += await self._in_pieces(
-                lambda tx, after: upkeep.purge_closed(tx, table, tx.now_us - retention_us, after),  # noqa: B023
-                lambda _: None,
-            )
+        rows = await self.compact() + await piecemeal.purge_closed(self.database, retention_us)
         await self.database.vacuum("lane")
         return rows
 
