@@ -36,6 +36,7 @@ from tideover.staging.store import Store
 RETRY_S = 0.05
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this;
 QUOTA_CALM_S = 3 * DAY_S  # where a system takes only so much a day, within some of them
+LULL_S, SELDOM_S = 600.0, 1800.0  # then, after so long, only the reset is waited for, and work is looked for seldom
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late
 UPKEEP_S = 900.0  # and where it lasts for days, a quarter of a day
@@ -103,7 +104,7 @@ class Process:
                 )
                 with suppress(HubUnavailable):
                     await delivery.run()
-            await self._rest(scenario.every_s)
+            await self._rest(self.world.every_s)
 
     async def _read(self, route: str) -> None:
         while not self.stop.is_set():
@@ -114,7 +115,7 @@ class Process:
                     continue
                 except HubUnavailable:
                     await asyncio.sleep(RETRY_S)
-            await self._rest(self.world.scenario.every_s)
+            await self._rest(self.world.every_s)
 
     async def _keep_house(self) -> None:
         while not self.stop.is_set():
@@ -156,6 +157,7 @@ class World:
         }
         self.processes: dict[int, Process] = {}
         self._armed: list[list[Any]] = [[crash, crash.nth] for crash in scenario.crashes if crash.point != "any"]
+        self._has_quota = any(plan.quota is not None for plan in scenario.systems)
         self.people = People(self)
         self.transactions = 0
         disk.wipe()
@@ -220,6 +222,12 @@ class World:
         """Whether a listing has records behind the route's cursor."""
         found = self.disk.rows("select cursor from cursor where route = ?", route)
         return int((found[0][0] if found else "") or 0) < len(self.listings[route])
+
+    @property
+    def every_s(self) -> float:
+        """How often a process looks for work."""
+        is_lull = self._has_quota and self.now_s() > self.scenario.horizon_s + LULL_S
+        return max(self.scenario.every_s, SELDOM_S) if is_lull else self.scenario.every_s
 
     # --- processes ------------------------------------------------------------------------------------------
 
@@ -315,8 +323,7 @@ class World:
     async def _until_over(self) -> None:
         await asyncio.sleep(self.scenario.horizon_s)
         self._calm()
-        has_quota = any(plan.quota is not None for plan in self.scenario.systems)
-        give_up, quiet_s = self.now_s() + (QUOTA_CALM_S if has_quota else CALM_S), 0.0
+        give_up, quiet_s = self.now_s() + (QUOTA_CALM_S if self._has_quota else CALM_S), 0.0
         while quiet_s < REST_S and self.now_s() < give_up:
             await asyncio.sleep(LOOK_S)
             quiet_s = quiet_s + LOOK_S if self.watch.is_settled() else 0.0
