@@ -108,7 +108,7 @@ class Guide:
             attempts = [Attempt(it, kind, outcome, 1000, 500) for it in met]
             if isinstance(outcome, Unknown):
                 said = {"doubt": 1, "doubted_us": self.clock.now_us, **said}
-            told = LaneReport(lease.lane, lease.token, attempts, counted=lease.counted, **said)
+            told = LaneReport(lease.lane, lease.token, attempts, counted=lease.counted, given_us=lease.given_us, **said)
             await self._settle(lease, told)
 
     async def _settle(self, lease: Lease, told: LaneReport) -> None:

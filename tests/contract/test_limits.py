@@ -110,7 +110,7 @@ def said(lease: Lease, *outcomes: Outcome | Missing, kind: Kind = Kind.SEND) -> 
     attempts = [
         Attempt(record, kind, outcome, 1000, 500) for record, outcome in zip(lease.records, outcomes, strict=False)
     ]
-    return LaneReport(lease.lane, lease.token, attempts, counted=lease.counted)
+    return LaneReport(lease.lane, lease.token, attempts, counted=lease.counted, given_us=lease.given_us)
 
 
 def kinds(leases: Sequence[Lease]) -> Counter[str]:
@@ -187,6 +187,18 @@ async def test_budget_gets_back_what_was_claimed_and_not_sent(hub: Hub) -> None:
     assert await hub.left() == 0
     await hub.settle(*(said(lease, Accepted(), Throttled(0.0)) for lease in leases))
     assert await hub.left() == 12
+
+
+async def test_budget_does_not_get_back_what_was_taken_before_its_reset(hub: Hub) -> None:
+    """It was taken from yesterday's: today's would let through so many more than the system does."""
+    hub.rule = LimitRule(budget=BudgetRule(20))
+    await hub.stage("k", 40)
+    hub.clock.move(12 * HOUR_S - 2)
+    held = await hub.claim(10)
+    hub.clock.move(4)
+    await hub.deliver(await hub.claim(15))
+    await hub.settle(*map(said, held))
+    assert await hub.left() == 5
 
 
 async def test_budget_gives_back_once_what_is_settled_twice(hub: Hub) -> None:

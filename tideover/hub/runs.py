@@ -112,7 +112,16 @@ class Run:
         ]
         if self.head is None and self.at == len(lease.records):  # all of it was accepted: by far the most are such
             return LaneReport(
-                lease.lane, lease.token, attempts, 0, 0, self.verdict, held.is_probe, lease.is_canary, lease.counted
+                lease.lane,
+                lease.token,
+                attempts,
+                0,
+                0,
+                self.verdict,
+                held.is_probe,
+                lease.is_canary,
+                lease.counted,
+                lease.given_us,
             )
         rest = lease.records[self.at :]
         doubt = 0
@@ -138,6 +147,7 @@ class Run:
             held.is_probe,
             lease.is_canary,
             lease.counted,
+            lease.given_us,
         )
 
 

@@ -203,6 +203,11 @@ def after(rule: LimitRule, uses: Mapping[str, Use], now_us: int, records: int) -
     return changed
 
 
+def still_counts(rule: LimitRule, taken_us: int, now_us: int) -> bool:
+    """Whether what was taken then is in the budget's use now: since a reset, it is not."""
+    return rule.budget is None or rule.budget.next_reset_us(taken_us) > now_us
+
+
 def limit_wait_us(rule: LimitRule, uses: Mapping[str, Use], now_us: int, *, is_live: bool = True) -> int:
     """How long until the next record may go, as far as is known; 0 when one may go now."""
     waits = [wait_us(rate, uses.get(rate.name, UNUSED), now_us) for rate in rule.rates]

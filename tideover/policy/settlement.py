@@ -74,8 +74,8 @@ class LaneReport(NamedTuple):
 
     `attempts` in order: all but the last sent record were accepted. `doubt`: how many records, from the first one not
     accepted on, may have been processed by the provider; `doubted_us`: since when, on the database's clock, or 0 for
-    the last attempt's beginning. `counted`: how many records the claim took from the system's limits. `prober`: the
-    number of the slot that a probe was made in.
+    the last attempt's beginning. `counted`: how many records the claim took from the system's limits, and
+    `given_us` when. `prober`: the number of the slot that a probe was made in.
     """
 
     lane: int
@@ -87,6 +87,7 @@ class LaneReport(NamedTuple):
     is_probe: bool = False
     is_canary: bool = False
     counted: int = 0
+    given_us: int = 0
     prober: int = 0
 
 
@@ -149,7 +150,7 @@ class Plan:
     pause_s: float = 0.0  # as the system asked
     guess_s: float = 0.0  # where it did not say how long
     extra_calls: int = 0  # more than what the claims took from the system's limits
-    unmade_calls: int = 0  # fewer
+    unmade: list[tuple[int, int]] = field(default_factory=list)  # fewer: when they were taken, and how many
     canaries: list[bool | None] = field(default_factory=list)  # good, bad, or nothing to judge by
 
 
@@ -192,8 +193,8 @@ def plan(
     for row, report, is_smooth in valid:
         if (uncounted := len(report.attempts) - report.counted) > 0:
             result.extra_calls += uncounted
-        else:
-            result.unmade_calls -= uncounted
+        elif uncounted < 0:
+            result.unmade.append((report.given_us, -uncounted))
         if is_smooth:
             _settle_smooth(result, row, report, now_us)
         else:

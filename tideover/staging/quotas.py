@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 from sqlalchemy import text
 
 from tideover.model import SECOND_US, instant
-from tideover.policy.quota import UNUSED, LimitRule, Use, after, backlog_part, current, left, limit_wait_us
+from tideover.policy.quota import (
+    UNUSED,
+    LimitRule,
+    Use,
+    after,
+    backlog_part,
+    current,
+    left,
+    limit_wait_us,
+    still_counts,
+)
 from tideover.staging import schema
 from tideover.staging.database import Transaction
 from tideover.staging.systems import Gate
@@ -76,9 +86,18 @@ class Quotas:
 
 
 def spend(tx: Transaction, system: str, rule: LimitRule | None, records: int) -> None:
-    """Count calls that no claim knew of; fewer than 0 were claimed, and then not made."""
-    if rule is None or not records:
-        return
+    """Count calls that no claim knew of."""
+    if rule is not None and records:
+        _add(tx, system, rule, records)
+
+
+def give_back(tx: Transaction, system: str, rule: LimitRule | None, unmade: Sequence[tuple[int, int]]) -> None:
+    """Take off calls that were claimed, and then not made. `unmade`: when, and how many."""
+    if rule is not None and (records := sum(count for at_us, count in unmade if still_counts(rule, at_us, tx.now_us))):
+        _add(tx, system, rule, -records)
+
+
+def _add(tx: Transaction, system: str, rule: LimitRule, records: int) -> None:
     uses = _locked(tx, {system: rule})[system]
     changed = after(rule, uses, tx.now_us, records)
     _write(tx, system, {name: use for name, use in changed.items() if uses.get(name) != use})

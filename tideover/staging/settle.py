@@ -94,7 +94,7 @@ def _apply(tx: Transaction, row: systems.SystemRow, decided: Plan, settlement: S
         throttles=throttles,
     )
     quotas.spend(tx, settlement.system, settlement.limits, decided.extra_calls)
-    quotas.spend(tx, settlement.system, settlement.limits, -decided.unmade_calls)
+    quotas.give_back(tx, settlement.system, settlement.limits, decided.unmade)
     return row
 
 
