@@ -382,7 +382,7 @@ BUGS = (
         "What a claim takes from a quota is subtracted where it is looked at, and nowhere else.",
         _edit(quota.after, ("changed[budget.name] = replace(use, used=max(use.used + records, 0))", "pass")),
         rules={"more records than the quota allows"},
-        within=60,
+        within=120,
         first=10,
     ),
 )

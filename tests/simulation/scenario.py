@@ -79,7 +79,8 @@ def _with_extras(scenario: Scenario) -> Scenario:
     if luck.random() < 0.15:
         at = luck.randrange(len(systems))
         middle = instant(START_US + int(scenario.horizon_s * luck.uniform(0.3, 0.9) * SECOND_US))
-        quota = Quota(luck.choice([5, 12, 30]), middle.time().replace(second=0, microsecond=0), luck.choice([0, 0.3]))
+        records = max(luck.choice([5, 12, 30]), len(scenario.arrivals) // 3)  # a backlog is over in some days
+        quota = Quota(records, middle.time().replace(second=0, microsecond=0), luck.choice([0, 0.3]))
         systems[at] = replace(systems[at], quota=quota)
     return replace(scenario, systems=tuple(systems), faults=tuple(faults))
 

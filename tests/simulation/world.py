@@ -35,7 +35,7 @@ from tideover.staging.store import Store
 
 RETRY_S = 0.05
 CALM_S = 4 * 3600.0  # after the last trouble, everything has to be delivered or parked within this;
-QUOTA_CALM_S = 3 * DAY_S  # where a system takes only so much a day, within some of them
+QUOTA_CALM_S = 6 * DAY_S  # where a system takes only so much a day, within some of them
 LULL_S, SELDOM_S = 600.0, 1800.0  # then, after so long, only the reset is waited for, and work is looked for seldom
 LOOK_S = 5.0  # how often it is looked whether that is so
 REST_S = 60.0  # and how long it has to stay so: what was on its way when the last trouble ended may come late
