@@ -79,7 +79,7 @@ def test_histories_of_seeds_keep_every_promise(first: int) -> None:
     assert [place for place in HARD_PLACES if int(reached[place]) < 2] == [], "hardly any history gets there"
 
 
-@pytest.mark.parametrize("seed", [25, 1132, 4214, 5460, 5643])
+@pytest.mark.parametrize("seed", [25, 1132, 4214, 5460, 5643, 14131])
 def test_seed_that_once_broke_a_promise_keeps_them_all(seed: int) -> None:
     """What they showed has tests of its own: a history changes with whatever is drawn in it."""
     assert run(scenario_of(seed)).failed is None

@@ -76,10 +76,12 @@ class Gatekeeper:
         """While the gate is shut, look again and again whether the system is back."""
         while True:
             await self._shut.wait()
+            wait_s = SLOW_POLL_S  # also where the look fails: how long the gate said to wait is long over then
             with suppress(HubUnavailable):  # the claimer meets it too, and decides
                 await self._look()
+                wait_s = min(self.gate.wait_s or SLOW_POLL_S, SLOW_POLL_S)
             if not self.is_open:
-                await self.offer.wait(min(self.gate.wait_s or SLOW_POLL_S, SLOW_POLL_S))
+                await self.offer.wait(wait_s)
 
     async def _look(self) -> None:
         """Let what is under way end; find out whether the system is back, if it is time and nobody else does."""
