@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -241,11 +242,16 @@ def test_command_that_is_stopped_sums_up_what_it_has_run() -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C reaches all of a terminal's foreground processes
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
-    assert started.stderr is not None
-    progress = started.stderr.readline()
-    os.killpg(started.pid, signal.SIGINT)
-    out, errors = started.communicate(timeout=120)
+    try:
+        assert started.stderr is not None
+        progress = started.stderr.readline()
+        os.killpg(started.pid, signal.SIGINT)
+        out, errors = started.communicate(timeout=120)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
     assert started.returncode == 130, errors
     assert "of 100,000 seeds, 0 failed" in progress
     assert "Traceback" not in errors
