@@ -21,12 +21,10 @@ from tests.twinhubs import (
     deliver_until,
     read,
     twin_hub,
-    until,
 )
 from tideover.connectors.http.access import ApiKey
 from tideover.errors import AccessError, SourceError, SourceLoop
 from tideover.hub import intake, overview, replay
-from tideover.hub.delivery import Delivery
 from tideover.hub.progress import Ending
 from tideover.hub.runtime import Runtime
 from tideover.policy.breaker import State
@@ -113,12 +111,10 @@ async def test_dead_erp_holds_its_records_while_the_others_go_on_and_drains_by_i
     assert (down.ending, down.delivered) == (Ending.DOWN, 0)
     assert (mail.delivered, desk.delivered) == (120, 120)
     assert (await audited(rt)).waiting == 120
-    lingering = asyncio.create_task(Delivery(rt, "erp", linger_s=30).run())
-    await twins.clear("erp")
-    await until(lambda: holds(twins, "erp") == (120, 0))
-    lingering.cancel()
-    await asyncio.gather(lingering, return_exceptions=True)
-    assert (await audited(rt)).delivered == 120
+    async with asyncio.TaskGroup() as both:
+        both.create_task(deliver_until(rt, all_delivered(rt, 120)))
+        both.create_task(twins.clear("erp"))
+    assert holds(twins, "erp") == (120, 0)
     [outage] = (await overview.overview(rt)).outages
     assert outage.outage.reason == "unreachable"
     assert outage.outage.backlog == 120
