@@ -92,7 +92,7 @@ BUGS = (
         "unknown treated as unsent",
         "A call without an answer has failed, and what failed is simply tried again.",
         _edit(
-            Run.report,
+            Run._doubt,
             (
                 "isinstance(last.outcome, Unknown)",
                 "(isinstance(last.outcome, Unknown) and last.outcome.code == INTERRUPTED)",
@@ -303,7 +303,7 @@ BUGS = (
         "stopped call treated as unsent",
         "What a run had under way when it was stopped was not sent.",
         _edit(
-            Run.report,
+            Run._doubt,
             (
                 "isinstance(last.outcome, Unknown)",
                 "(isinstance(last.outcome, Unknown) and last.outcome.code != INTERRUPTED)",

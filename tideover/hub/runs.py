@@ -110,33 +110,8 @@ class Run:
             Attempt(record, kind, outcome, int((now - began) * SECOND_US), int((ended - began) * SECOND_US))
             for record, kind, outcome, began, ended in self.calls
         ]
-        if self.head is None and self.at == len(lease.records):  # all of it was accepted: by far the most are such
-            return LaneReport(
-                lease.lane,
-                lease.token,
-                attempts,
-                0,
-                0,
-                self.verdict,
-                held.is_probe,
-                lease.is_canary,
-                lease.counted,
-                lease.given_us,
-            )
-        rest = lease.records[self.at :]
-        doubt = 0
-        # Records go out in order: where the head is not there, nothing behind it is, unless it was corrected since.
-        if not self.is_cleared or self.is_corrected:
-            doubt = sum(1 for _ in takewhile(attrgetter("in_doubt"), rest))
-        if self.is_cleared and doubt == 1:
-            doubt = 0
-        last = self.calls[-1] if self.calls else None
-        is_new_doubt = last is not None and last.kind is Kind.SEND and isinstance(last.outcome, Unknown)
-        # Of a correction that is in doubt as well, as those behind it are, the youngest call says when a miss is final.
-        is_older = doubt > 0 and not (is_new_doubt and self.is_cleared and not self.honours_keys)
-        doubted_us = lease.doubted_us if is_older else 0
-        if is_new_doubt and not doubt:
-            doubt = 1
+        is_smooth = self.head is None and self.at == len(lease.records)  # all of it was accepted: by far the most are
+        doubt, doubted_us = (0, 0) if is_smooth else self._doubt()
         return LaneReport(
             lease.lane,
             lease.token,
@@ -149,6 +124,20 @@ class Run:
             lease.counted,
             lease.given_us,
         )
+
+    def _doubt(self) -> tuple[int, int]:
+        """How many records from the first one not accepted on stay in doubt, and since when; 0: since the last call."""
+        lease, doubt = self.held.lease, 0
+        # Records go out in order: where the head is not there, nothing behind it is, unless it was corrected since.
+        if not self.is_cleared or self.is_corrected:
+            doubt = sum(1 for _ in takewhile(attrgetter("in_doubt"), lease.records[self.at :]))
+        if self.is_cleared and doubt == 1:
+            doubt = 0
+        last = self.calls[-1] if self.calls else None
+        is_new_doubt = last is not None and last.kind is Kind.SEND and isinstance(last.outcome, Unknown)
+        # Of a correction that is in doubt as well, as those behind it are, the youngest call says when a miss is final.
+        is_older = doubt > 0 and not (is_new_doubt and self.is_cleared and not self.honours_keys)
+        return doubt or int(is_new_doubt), lease.doubted_us if is_older else 0
 
 
 @dataclass(slots=True)
